@@ -1,0 +1,170 @@
+"""TIES-Merging (arXiv 2306.01708): trim small entries, elect a sign, merge the entries that agree.
+
+Trimming needs the k-th smallest magnitude of a task, over one module or over the whole model. It is found
+exactly by radix selection on the bits of the floats: the bit pattern of a non-negative float, read as an
+integer, grows with the float. One pass counts the upper 16 of the 31 bits, a second one the lower 15 among
+the entries that share the upper ones. Nothing is sorted or concatenated, so the memory does not grow with
+the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from knots.errors import KnotsError
+from knots.rules.base import Census, Reduce, Rule, Session, Site, check_reduce, task_weights
+
+LOW_BITS = 15
+UPPER_BINS = 1 << 16  # the sign bit is always zero, so half of them can be hit
+LOWER_BINS = 1 << LOW_BITS
+
+
+@dataclass(frozen=True)
+class Ties(Rule):
+    """Trim, elect, merge.
+
+    With N coordinates of a task and k = N - int(N * density), entries with a magnitude of at least the
+    k-th smallest are kept: int(N * density) + 1 of them, the count of the KnOTS reference. Density 1 trims
+    nothing. The elected sign is that of the sum over tasks; where the sum cancels exactly the merge is 0.
+
+    Attributes:
+        density: fraction kept, 0 < density <= 1.
+        reduce: "mean" over the entries that agree with the elected sign (weighted: divided by the sum of
+            their task weights), or their "sum".
+        trim: "model", one threshold per task over all modules (the KnOTS paper), or "module".
+
+    Raises:
+        KnotsError: an option is out of range.
+    """
+
+    density: float = 1.0
+    reduce: Reduce = "mean"
+    trim: Literal["model", "module"] = "model"
+
+    def __post_init__(self) -> None:
+        check_reduce("ties", self.reduce)
+        if self.trim not in ("model", "module"):
+            raise KnotsError(f"rule ties: trim={self.trim!r}; allowed: 'model', 'module'")
+
+    def begin(self, census: Census) -> Session:
+        """Start one merge: two rounds of observation for one threshold over the model, else none."""
+        return _TiesSession(self, census)
+
+
+class _TiesSession(Session):
+    def __init__(self, rule: Ties, census: Census) -> None:
+        self.rule, self.census = rule, census
+        global_trim = rule.trim == "model" and rule.density < 1
+        self.selection = (
+            RadixSelection(len(census.tasks), _threshold_rank(census.numel, rule.density))
+            if global_trim
+            else None
+        )
+        self.rounds = RadixSelection.rounds if global_trim else 0
+
+    def observe(self, site: Site, coords: Tensor) -> None:  # noqa: ARG002
+        if self.selection is not None:
+            self.selection.count(coords.flatten(1))
+
+    def end_round(self) -> None:
+        if self.selection is not None:
+            self.selection.end_round()
+
+    def apply(self, site: Site, coords: Tensor) -> Tensor:  # noqa: ARG002
+        weights = task_weights(self.census, coords)
+        return elect_and_merge(coords, self._thresholds(coords), weights, self.rule.reduce)
+
+    def _thresholds(self, coords: Tensor) -> Tensor | None:
+        if self.rule.density >= 1 or coords[0].numel() == 0:
+            return None
+        if self.selection is not None:
+            return self.selection.values
+        flat = coords.flatten(1)
+        return smallest(flat, _threshold_rank(flat.shape[1], self.rule.density))
+
+
+class RadixSelection:
+    """The exact k-th smallest magnitude of each task over coordinates that arrive module by module.
+
+    Show every module to `count`, call `end_round`, and do both once more; then `values` holds the result.
+
+    Args:
+        tasks: T.
+        rank: k, counted from 1.
+    """
+
+    rounds = 2
+
+    def __init__(self, tasks: int, rank: int) -> None:
+        self._rank = torch.full((tasks,), rank)
+        self._upper: Tensor | None = None  # [T], known after the first round
+        self._histogram: Tensor | None = None  # [T, bins]
+        self.values: Tensor = torch.empty(0)  # [T], known after the second round
+
+    def count(self, coords: Tensor) -> None:
+        """Add coordinates [T, n] to this round's histogram."""
+        keys = coords.float().abs().contiguous().view(torch.int32)
+        bins = UPPER_BINS if self._upper is None else LOWER_BINS
+        offset = torch.arange(len(keys), device=keys.device, dtype=torch.int32)[:, None] * bins
+        if self._upper is None:
+            slots = ((keys >> LOW_BITS) + offset).flatten()
+        else:
+            same = (keys >> LOW_BITS) == self._upper.to(keys.device)[:, None]
+            slots = ((keys & (LOWER_BINS - 1)) + offset)[same]
+        counts = torch.bincount(slots, minlength=len(keys) * bins).view(len(keys), bins)
+        self._histogram = counts if self._histogram is None else self._histogram + counts
+
+    def end_round(self) -> None:
+        """Find the bin that holds each task's k-th smallest magnitude."""
+        if self._histogram is None:
+            return
+        below = self._histogram.cpu().cumsum(dim=1)
+        self._histogram = None
+        chosen = (below < self._rank[:, None]).sum(dim=1)
+        if self._upper is None:
+            before = below.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0]
+            self._rank = self._rank - torch.where(chosen > 0, before, 0)
+            self._upper = chosen.to(torch.int32)
+        else:
+            self.values = ((self._upper << LOW_BITS) | chosen.to(torch.int32)).view(torch.float32)
+
+
+def smallest(coords: Tensor, rank: int) -> Tensor:
+    """The `rank`-th smallest magnitude (from 1) of each row of [T, n], as [T]: exact, nothing is sorted."""
+    selection = RadixSelection(len(coords), rank)
+    for _ in range(RadixSelection.rounds):
+        selection.count(coords)
+        selection.end_round()
+    return selection.values
+
+
+def elect_and_merge(coords: Tensor, thresholds: Tensor | None, weights: Tensor, reduce: Reduce) -> Tensor:
+    """Keep entries of at least their task's threshold, elect the sign of their sum, merge those that agree.
+
+    Args:
+        coords: [T, P, Q].
+        thresholds: [T] smallest magnitudes kept, or None to keep all.
+        weights: [T] task weights, by whose sum over the agreeing tasks a mean is divided.
+        reduce: "mean" or "sum".
+
+    Returns:
+        [P, Q]; 0 where the sum cancels exactly.
+    """
+    if thresholds is not None:
+        limit = thresholds.to(coords.device)[:, None, None]
+        coords = torch.where(coords.abs() >= limit, coords, 0.0)
+    sign = coords.sum(dim=0).sign()
+    agree = coords * sign > 0
+    total = torch.where(agree, coords, 0.0).sum(dim=0)
+    if reduce == "sum":
+        return total
+    divisor = (agree * weights[:, None, None]).sum(dim=0)
+    return torch.where(divisor > 0, total / divisor, 0.0)
+
+
+def _threshold_rank(numel: int, density: float) -> int:
+    return numel - int(numel * density)

@@ -1,0 +1,170 @@
+"""Spaces: changes of coordinates that all tasks share.
+
+`align` writes the T updates of one module in common coordinates [T, P, Q]; `lift` maps merged coordinates
+[P, Q] back to an update [O, I]. Low-rank updates are never multiplied out: with [B_1 ... B_T] = Q R_B and
+A_i' = Q_i R_i (thin QR), every decomposition below is one of a matrix whose sides are sums of ranks.
+All of it runs in float64 on the updates' device and is returned as float32.
+
+| space | coordinates | lift | source |
+|---|---|---|---|
+| `full` | dW_i [T, O, I] | identity | |
+| `knots` | S V_i' [T, K, I] of [dW_1 ... dW_T] = U S [V_1' ... V_T'] | M -> U M | arXiv 2410.19735 |
+| `knots_rows` | U_i S [T, O, K] of the updates stacked by rows | M -> M V' | arXiv 2410.19735, section 5.4 |
+| `core` | U_B' dW_i V_A [T, K_B, K_A] | M -> U_B M V_A' | arXiv 2509.17786 |
+
+A linear rule such as `sum` gives the same merge in every one of them.
+
+Shapes: T tasks, O out features, I in features, R rank, K kept rank of the shared basis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from knots.errors import KnotsError
+from knots.linalg import thin_qr, thin_svd
+from knots.updates import Dense, LowRank, Update, factor
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """One module's updates in shared coordinates.
+
+    Attributes:
+        shape: (P, Q), the sides of one task's coordinates in the space that was asked for. `compress`
+            reads smaller ones and keeps the shape of the updates here, for rules that count from it.
+        read: gives the coordinates [T, P, Q] in float32. Callers never write into them; `full` multiplies
+            them out at each call, so that a large model is never held T times.
+        lift: maps merged coordinates [P, Q] to an update [O, I].
+    """
+
+    shape: tuple[int, int]
+    read: Callable[[], Tensor]
+    lift: Callable[[Tensor], Update]
+
+
+def align_full(updates: Sequence[Update], cutoff: float) -> Aligned:  # noqa: ARG001 - one signature for all
+    """The updates themselves: coordinates dW_i [T, O, I], multiplied out at each reading."""
+    return Aligned(updates[0].shape, lambda: torch.stack([u.dense() for u in updates]), Dense)
+
+
+def align_knots(updates: Sequence[Update], cutoff: float) -> Aligned:
+    """The KnOTS basis (arXiv 2410.19735): coordinates S V_i' [T, K, I], lift M -> U M.
+
+    Exact to rounding for low-rank updates. A merge does not depend on the signs of the singular vectors.
+    Where singular values coincide the basis itself is arbitrary, hence any element-wise rule in it.
+
+    Args:
+        updates: T updates [O, I].
+        cutoff: directions with a singular value <= cutoff are dropped; absolute, in units of the weights.
+    """
+    u, coords = _shared_left_basis(updates, cutoff)
+    return Aligned((coords.shape[1], coords.shape[2]), lambda: coords, lambda m: LowRank(u, m))
+
+
+def align_knots_rows(updates: Sequence[Update], cutoff: float) -> Aligned:
+    """The updates stacked on top of each other (section 5.4): coordinates U_i S [T, O, K], lift M -> M V'.
+
+    This is `align_knots` of the transposed updates, transposed back.
+    """
+    v, coords = _shared_left_basis([_transposed(u) for u in updates], cutoff)
+    rows = coords.transpose(1, 2).contiguous()
+    return Aligned((rows.shape[1], rows.shape[2]), lambda: rows, lambda m: LowRank(m, v.T))
+
+
+def align_core(updates: Sequence[Update], cutoff: float) -> Aligned:  # noqa: ARG001 - one signature for all
+    """Core Space (arXiv 2509.17786): coordinates U_B' dW_i V_A [T, K_B, K_A], lift M -> U_B M V_A'.
+
+    U_B are the left singular vectors of [B_1 ... B_T], V_A the right ones of [A_1; ...; A_T]. They are
+    singular vectors rather than any orthonormal basis because element-wise rules see the difference, and
+    they depend on how each update is split into B and A. No direction is cut off.
+
+    Raises:
+        KnotsError: an update is dense: it has no factors.
+    """
+    pairs = _low_rank_only(updates, "core")
+    u_b = _left_singular_vectors(torch.cat([p.b for p in pairs], dim=1))
+    v_a = _left_singular_vectors(torch.cat([p.a.T for p in pairs], dim=1))
+    return _two_sided(pairs, u_b, v_a)
+
+
+def compress(updates: Sequence[Update]) -> Aligned:
+    """Orthonormal coordinates Q_B' dW_i Q_A [T, sum R, sum R] for rules that commute with such maps.
+
+    Any orthonormal basis of the joint column and row spaces serves them, so two thin QR decompositions
+    replace all work on O x I matrices, and the merge comes out as factors.
+
+    Raises:
+        KnotsError: an update is dense.
+    """
+    pairs = _low_rank_only(updates, "compressed")
+    q_b, _ = thin_qr(torch.cat([p.b for p in pairs], dim=1))
+    q_a, _ = thin_qr(torch.cat([p.a.T for p in pairs], dim=1))
+    return dataclasses.replace(_two_sided(pairs, q_b, q_a), shape=updates[0].shape)
+
+
+SPACES: dict[str, Callable[[Sequence[Update], float], Aligned]] = {
+    "full": align_full,
+    "knots": align_knots,
+    "knots_rows": align_knots_rows,
+    "core": align_core,
+}
+
+
+def _shared_left_basis(updates: Sequence[Update], cutoff: float) -> tuple[Tensor, Tensor]:
+    """U [O, K] and S V_i' [T, K, I] of the SVD of [dW_1 ... dW_T], in float32.
+
+    [dW_1 ... dW_T] = Q [R_B1 R_1' ... R_BT R_T'] blockdiag(Q_1', ..., Q_T') with orthonormal outer
+    factors, so only the middle [sum R, sum R'] matrix is decomposed.
+    """
+    pairs = [factor(u) for u in updates]
+    q, r_b = thin_qr(torch.cat([p.b for p in pairs], dim=1))
+    right = [thin_qr(p.a.T) for p in pairs]
+    left = torch.split(r_b, [p.rank for p in pairs], dim=1)
+    middle = torch.cat([b @ r_a.T for b, (_, r_a) in zip(left, right, strict=True)], dim=1)
+    u, s, vt = thin_svd(middle)
+    kept = int((s > cutoff).sum())
+    weighted = torch.split(s[:kept, None] * vt[:kept], [q_a.shape[1] for q_a, _ in right], dim=1)
+    coords = torch.stack([(w @ q_a.T).float() for w, (q_a, _) in zip(weighted, right, strict=True)])
+    return (q @ u[:, :kept]).float(), coords
+
+
+def _two_sided(pairs: Sequence[LowRank], left: Tensor, right: Tensor) -> Aligned:
+    """Coordinates left' dW_i right for orthonormal left [O, P] and right [I, Q]."""
+    coords = torch.stack([((left.T @ p.b.double()) @ (p.a.double() @ right)).float() for p in pairs])
+    basis, cobasis = left.float(), right.T.float()
+
+    def lift(merged: Tensor) -> Update:
+        if merged.shape[0] <= merged.shape[1]:
+            return LowRank(basis, merged @ cobasis)
+        return LowRank(basis @ merged, cobasis)
+
+    return Aligned((coords.shape[1], coords.shape[2]), lambda: coords, lift)
+
+
+def _left_singular_vectors(matrix: Tensor) -> Tensor:
+    """U [O, min(O, R)] of a [O, R] matrix, through its QR decomposition."""
+    q, r = thin_qr(matrix)
+    u, _, _ = thin_svd(r)
+    return q @ u
+
+
+def _low_rank_only(updates: Sequence[Update], space: str) -> list[LowRank]:
+    pairs = [u for u in updates if isinstance(u, LowRank)]
+    if len(pairs) < len(updates):
+        raise KnotsError(
+            f"space {space!r} works on the factors of low-rank updates, and {len(updates) - len(pairs)} of "
+            f"{len(updates)} are dense; use space 'full' or 'knots'"
+        )
+    return pairs
+
+
+def _transposed(update: Update) -> Update:
+    if isinstance(update, LowRank):
+        return LowRank(update.a.T, update.b.T)
+    return Dense(update.weight.T)

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knots import Dense, KnotsError, LowRank
+from knots.spaces import SPACES, align_core, align_full, align_knots, align_knots_rows, compress
+from tests.random_adapters import random_update
+
+RANKS = st.lists(st.integers(0, 5), min_size=1, max_size=4)
+SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+def updates_of(shape, ranks, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [random_update(shape, rank, generator) for rank in ranks]
+
+
+@settings(deadline=None)
+@given(SIDES, RANKS, st.sampled_from([*SPACES, "compressed"]))
+def test_lifting_one_tasks_coordinates_gives_its_update(shape, ranks, space):
+    updates = updates_of(shape, ranks)
+    aligned = compress(updates) if space == "compressed" else SPACES[space](updates, 1e-5)
+    coords = aligned.read()
+    assert coords.shape[0] == len(updates)
+    assert space == "compressed" or coords.shape[1:] == aligned.shape
+    for update, part in zip(updates, coords, strict=True):
+        torch.testing.assert_close(aligned.lift(part).dense(), update.dense(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_knots_is_the_svd_of_the_concatenated_updates(dense):
+    updates = updates_of((10, 7), (2, 3))
+    joined = torch.cat([u.dense(torch.float64) for u in updates], dim=1)
+    u, s, vt = torch.linalg.svd(joined, full_matrices=False)
+    aligned = align_knots([Dense(u.dense()) for u in updates] if dense else updates, 1e-5)
+    coords = aligned.read()
+    assert coords.shape == (2, 5, 7)
+    expected = torch.stack((s[:5, None] * vt[:5]).chunk(2, dim=1)).float()
+    # Singular vectors have arbitrary signs: compare magnitudes here, and the products below.
+    torch.testing.assert_close(coords.abs(), expected.abs(), rtol=1e-4, atol=1e-4)
+    basis = aligned.lift(torch.eye(5)).dense()
+    torch.testing.assert_close((basis * u[:, :5].float()).sum(dim=0).abs(), torch.ones(5))
+
+
+def test_knots_rows_shares_the_right_basis():
+    updates = updates_of((6, 9), (2, 2))
+    aligned = align_knots_rows(updates, 1e-5)
+    assert aligned.read().shape == (2, 6, 4)
+    basis = aligned.lift(torch.eye(6, 4)).dense()[:4]  # V'
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4), rtol=0, atol=1e-5)
+
+
+def test_core_coordinates_are_the_updates_between_singular_bases():
+    updates = updates_of((10, 9), (2, 3))
+    u_b = torch.linalg.svd(torch.cat([u.b for u in updates], dim=1), full_matrices=False).U
+    v_a = torch.linalg.svd(torch.cat([u.a for u in updates]), full_matrices=False).Vh.T
+    expected = torch.stack([u_b.T @ u.dense() @ v_a for u in updates])
+    torch.testing.assert_close(align_core(updates, 0.0).read().abs(), expected.abs(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_cutoff_is_absolute():
+    updates = [LowRank(torch.eye(4)[:, :2] * torch.tensor([1.0, 1e-3]), torch.eye(5)[:2])]
+    assert align_knots(updates, 1e-5).shape == (2, 5)
+    assert align_knots(updates, 1e-2).shape == (1, 5)
+    assert align_knots(updates, 2.0).read().shape == (1, 0, 5)
+
+
+def test_full_coordinates_are_not_kept():
+    aligned = align_full(updates_of((4, 4), (1,)), 0.0)
+    assert aligned.read().data_ptr() != aligned.read().data_ptr()
+
+
+@pytest.mark.parametrize("align", [align_core, lambda updates, _: compress(updates)])
+def test_spaces_on_factors_refuse_dense_updates(align):
+    with pytest.raises(KnotsError, match="1 of 2 are dense"):
+        align([*updates_of((4, 4), (1,)), Dense(torch.ones(4, 4))], 0.0)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knots import Dense, KnotsError, LowRank
+from knots.updates import factor, truncate, update_svd
+from tests.random_adapters import random_update
+
+SIDES = st.integers(1, 9)
+
+
+def test_low_rank_is_the_product_of_its_factors(generator):
+    update = random_update((5, 7), 2, generator)
+    assert update.shape == (5, 7)
+    assert update.rank == 2
+    assert update.dense().dtype == torch.float32
+    torch.testing.assert_close(update.dense(), update.b @ update.a)
+    torch.testing.assert_close(update.scaled(-2).dense(), -2 * update.dense())
+
+
+@pytest.mark.parametrize(("b", "a"), [((3, 2), (3, 4)), ((3,), (3, 4)), ((3, 2, 1), (2, 4))])
+def test_factors_that_do_not_fit_are_refused(b, a):
+    with pytest.raises(KnotsError, match=r"b must be \[O, R\]"):
+        LowRank(torch.zeros(b), torch.zeros(a))
+
+
+def test_a_dense_update_must_be_a_matrix():
+    with pytest.raises(KnotsError, match=r"\(3,\)"):
+        Dense(torch.zeros(3))
+
+
+@given(SIDES, SIDES)
+def test_factoring_a_dense_update_is_exact_with_the_identity_on_its_smaller_side(out_features, in_features):
+    weight = torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(0))
+    factors = factor(Dense(weight))
+    assert factors.rank == min(out_features, in_features)
+    assert torch.equal(factors.dense(), weight)
+
+
+@given(SIDES, SIDES, st.integers(0, 12), st.integers(0, 3))
+def test_svd_of_an_update_rebuilds_it(out_features, in_features, rank, seed):
+    update = random_update((out_features, in_features), rank, torch.Generator().manual_seed(seed))
+    u, s, vt = update_svd(update)
+    assert len(s) == min(out_features, in_features, rank)
+    assert bool((s.diff() <= 0).all())
+    torch.testing.assert_close((u * s) @ vt, update.dense(torch.float64))
+    torch.testing.assert_close(u.T @ u, torch.eye(len(s), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_truncation_is_the_best_approximation_and_tells_its_error(generator, dense):
+    update = random_update((9, 8), 5, generator)
+    cut, error = truncate(Dense(update.dense()) if dense else update, 2)
+    assert cut.rank == 2
+    singular = torch.linalg.svdvals(update.dense().double())
+    assert error == pytest.approx(float(singular[2:].square().sum()), rel=1e-5)
+    assert float((cut.dense() - update.dense()).square().sum()) == pytest.approx(error, rel=1e-4)
+
+
+def test_truncation_drops_factor_columns_that_add_no_rank(generator):
+    update = random_update((9, 8), 2, generator)
+    doubled = LowRank(torch.cat([update.b, update.b], dim=1), torch.cat([update.a, update.a]))
+    cut, error = truncate(doubled, 4)
+    assert cut.rank == 2
+    assert error == pytest.approx(0, abs=1e-9)
+    torch.testing.assert_close(cut.dense(), doubled.dense(), rtol=1e-4, atol=1e-5)
