@@ -1,0 +1,305 @@
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import knots
+from knots import METHODS, Adapter, Dense, KnotsError, LowRank
+from knots.rules import RULES
+from knots.spaces import SPACES
+from tests import reference
+from tests.random_adapters import random_adapters, relative_distance, relative_error
+
+GOLDEN = Path(__file__).parent / "golden"
+FAMILIES = ("vit", "llama")
+
+
+def golden_adapters(folder):
+    return [knots.load_adapter(path) for path in sorted((folder / "inputs").iterdir())]
+
+
+def check_golden(folder):
+    """Compare every setting below a folder with what the reference made of it; returns how many ran."""
+    adapters = golden_adapters(folder)
+    settings_ = json.loads((folder / "settings.json").read_text())
+    for setting in settings_:
+        options = {k: v for k, v in setting.items() if k not in ("name", "reference")}
+        merged = knots.merge(adapters, **options)
+        expected = load_file(folder / "expected" / f"{setting['name']}.safetensors")
+        error = relative_distance({m: u.dense() for m, u in merged.updates.items()}, expected)
+        assert error < 1e-5, f"{setting['name']}: relative error {error:.1e}"
+    return len(settings_)
+
+
+@pytest.mark.parametrize(("family", "count"), [("vit", 16), ("llama", 2)])
+def test_merges_equal_the_references(family, count):
+    assert check_golden(GOLDEN / family) == count
+
+
+@pytest.mark.parametrize(("family", "count"), [("vit", 39), ("llama", 31)])
+def test_merges_equal_the_references_in_every_setting(shared, family, count):
+    assert check_golden(shared / "golden" / family) == count
+
+
+def dense(adapters):
+    return [{m: u.dense() for m, u in a.updates.items()} for a in adapters]
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("density", [0.2, 1.0])
+def test_knots_ties_equals_the_published_algorithm(rows, density):
+    adapters = random_adapters(3)
+    merged = knots.merge(
+        adapters, space="knots_rows" if rows else "knots", rule="ties", scale=0.6, density=density
+    )
+    expected = reference.knots_ties(dense(adapters), density, rows=rows)
+    got = {m: u.dense() / 0.6 for m, u in merged.updates.items()}
+    assert relative_distance(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_task_arithmetic_is_the_same_in_every_space(space):
+    adapters = random_adapters(0)
+    expected = {m: 0.3 * sum(a.updates[m].dense() for a in adapters) for m in adapters[0].updates}
+    merged = knots.merge(adapters, space=space, rule="sum", scale=0.3)
+    assert relative_distance({m: u.dense() for m, u in merged.updates.items()}, expected) < 1e-5
+
+
+OPTIONS = {
+    "ties": {"density": 0.4},
+    "dare_ties": {"density": 0.7, "drop": 0.3, "seed": 5},
+    "knots_ties": {"density": 0.4},
+    "knots_dare_ties": {"drop": 0.3, "seed": 5},
+    "knots_rows_ties": {"density": 0.4},
+    "dare_task_arithmetic": {"drop": 0.3, "seed": 5},
+    "cart": {"pruning_rank": 0.3, "cart_scale": 0.5},
+    "core_ties": {"density": 0.4},
+    "core_cart": {"pruning_rank": 0.3, "cart_scale": 0.5},
+}
+
+
+def run_method(name, adapters, **changes):
+    grams = {a.name: {m: torch.eye(u.shape[1]) for m, u in a.updates.items()} for a in adapters}
+    extra = {"grams": grams} if name == "regmean" else {}
+    return knots.merge(adapters, **METHODS[name], **OPTIONS.get(name, {}), **extra, scale=0.5, **changes)
+
+
+def rotated(adapter, seed):
+    """The same updates from other factors: B G, G^-1 A with an orthogonal G."""
+    generator = torch.Generator().manual_seed(seed)
+    updates = {}
+    for module, u in adapter.updates.items():
+        g = torch.linalg.qr(torch.randn(u.rank, u.rank, generator=generator)).Q
+        updates[module] = LowRank(u.b @ g, g.T @ u.a)
+    return replace(adapter, updates=updates)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(deadline=None, max_examples=5, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_merges_do_not_depend_on_the_order_of_tasks_or_on_orthogonal_factor_changes(name, seed):
+    adapters = random_adapters(seed)
+    merged = run_method(name, adapters)
+    assert relative_error(run_method(name, adapters[::-1]), merged) < 1e-5
+    assert relative_error(run_method(name, [rotated(a, seed) for a in adapters]), merged) < 1e-5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_call_gives_the_same_bits_and_changes_no_input(name):
+    adapters = random_adapters(0)
+    before = [{m: (u.b.clone(), u.a.clone()) for m, u in a.updates.items()} for a in adapters]
+    first, second = run_method(name, adapters), run_method(name, adapters)
+    for module, update in first.updates.items():
+        assert update.shape == adapters[0].updates[module].shape
+        assert torch.equal(update.dense(), second.updates[module].dense())
+    for adapter, factors in zip(adapters, before, strict=True):
+        for module, (b, a) in factors.items():
+            assert torch.equal(adapter.updates[module].b, b)
+            assert torch.equal(adapter.updates[module].a, a)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scale_multiplies_the_merge(name):
+    adapters = random_adapters(0)
+    half = run_method(name, adapters)
+    options = {**OPTIONS.get(name, {})}
+    if name != "regmean":
+        whole = knots.merge(adapters, **METHODS[name], **options, scale=1.0)
+        assert relative_error(Adapter("", {m: u.scaled(0.5) for m, u in whole.updates.items()}), half) < 1e-6
+
+
+@pytest.mark.parametrize(("space", "rule", "low_rank"), [
+    ("knots", "ties", True), ("knots_rows", "ties", True), ("core", "tsv", True),
+    ("full", "sum", True), ("full", "tsv", True), ("full", "ties", False),
+])  # fmt: skip
+def test_merges_keep_factors_where_space_and_rule_allow_it(space, rule, low_rank):
+    merged = knots.merge(random_adapters(0, ranks=(1,)), space=space, rule=rule, scale=1.0)
+    for update in merged.updates.values():
+        assert isinstance(update, LowRank) == low_rank
+        assert not low_rank or update.rank == 3
+
+
+@pytest.mark.parametrize(("space", "rule", "options"), [
+    ("full", "ties", {"density": 0.3}), ("knots", "ties", {"density": 0.3}), ("full", "sum", {}),
+    ("full", "tsv", {}), ("full", "cart", {"pruning_rank": 0.5, "cart_scale": 1.0}),
+])  # fmt: skip
+def test_dense_updates_merge_as_their_low_rank_twins(space, rule, options):
+    adapters = random_adapters(0, ranks=(3,))
+    full = [replace(a, updates={m: Dense(u.dense()) for m, u in a.updates.items()}) for a in adapters]
+    mixed = [full[0], *adapters[1:]]
+    if rule == "tsv":  # a dense update may have any rank, so more triples are kept
+        adapters = [replace(a, updates={m: replace_rank(u) for m, u in a.updates.items()}) for a in adapters]
+    merged = knots.merge(adapters, space=space, rule=rule, scale=1.0, **options)
+    assert relative_error(knots.merge(full, space=space, rule=rule, scale=1.0, **options), merged) < 1e-4
+    if rule != "tsv":
+        assert relative_error(knots.merge(mixed, space=space, rule=rule, scale=1.0, **options), merged) < 1e-4
+
+
+def replace_rank(update):
+    """Pad the factors with zeros to the rank that a dense update of this shape may have."""
+    extra = min(update.shape) - update.rank
+    return LowRank(
+        torch.cat([update.b, torch.zeros(update.shape[0], extra)], dim=1),
+        torch.cat([update.a, torch.zeros(extra, update.shape[1])]),
+    )
+
+
+def test_a_task_of_weight_two_counts_as_two_tasks():
+    first, second = random_adapters(0, tasks=2)
+    twice = [first, replace(first, name="again"), second]
+    weighted = knots.merge(
+        [first, second], space="full", rule="sum", reduce="mean", scale=1.0, weights=[2, 1]
+    )
+    assert (
+        relative_error(weighted, knots.merge(twice, space="full", rule="sum", reduce="mean", scale=1.0))
+        < 1e-5
+    )
+
+
+def test_negative_weights_negate_a_task_where_nothing_is_divided():
+    first, second = random_adapters(0, tasks=2)
+    merged = knots.merge([first, second], space="knots", rule="sum", scale=1.0, weights=[1, -1])
+    expected = {m: first.updates[m].dense() - second.updates[m].dense() for m in first.updates}
+    assert relative_distance({m: u.dense() for m, u in merged.updates.items()}, expected) < 1e-5
+    with pytest.raises(KnotsError, match="negative weights"):
+        knots.merge([first, second], space="knots", rule="ties", scale=1.0, weights=[1, -1])
+
+
+def test_a_module_that_some_adapters_lack_counts_as_zero_and_is_named():
+    first, second = random_adapters(0, tasks=2)
+    partial = replace(second, updates={m: u for m, u in second.updates.items() if m != "layers.0.v_proj"})
+    with pytest.warns(UserWarning, match=r"'task_1' has no update for 1 modules .*layers.0.v_proj"):
+        merged = knots.merge([first, partial], space="knots", rule="sum", scale=1.0)
+    torch.testing.assert_close(
+        merged.updates["layers.0.v_proj"].dense(),
+        first.updates["layers.0.v_proj"].dense(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_heads_travel_with_the_merge_under_their_tasks_names():
+    adapters = random_adapters(0, tasks=2)
+    heads = [
+        {"score.weight": torch.ones(3, 4)},
+        {"score.weight": torch.zeros(3, 4), "score.bias": torch.ones(3)},
+    ]
+    merged = knots.merge(
+        [replace(a, heads=h, base="b") for a, h in zip(adapters, heads, strict=True)],
+        space="full", rule="sum", scale=1.0,
+    )  # fmt: skip
+    assert set(merged.heads) == {"task_0.weight", "task_1.weight", "task_1.bias"}
+    assert merged.base == "b"
+
+
+def nothing(_):
+    return None
+
+
+BAD_CALLS = [
+    ({"density": 0.0}, r"density=0.0; allowed: .*0 < density <= 1"),
+    ({"density": 20}, "density=20; allowed"),
+    ({"drop": 1.0}, r"drop=1.0; allowed: .*0 <= drop < 1"),
+    ({"scale": float("nan")}, "scale=nan"),
+    ({"dare_rng": "torch"}, "dare_rng='torch'; allowed: 'task', 'reference'"),
+    ({"trim": "layer"}, "trim='layer'"),
+    ({"reduce": "max"}, "reduce='max'"),
+    ({"cutoff": -1.0}, "cutoff=-1.0"),
+    ({"space": "knot"}, "unknown space 'knot'; did you mean 'knots'"),
+    ({"rule": "tie"}, "unknown rule 'tie'; did you mean 'ties'"),
+    (
+        {"rule": "sum", "density": 0.5},
+        r"rule 'sum' does not take the option density=0.5 \(its options: reduce\)",
+    ),
+    ({"rule": "tsv", "reduce": "sum"}, "rule 'tsv' does not take the option reduce='sum'"),
+    ({"rule": "cart"}, "rule 'cart' needs pruning_rank, cart_scale"),
+    ({"topk": 20}, "does not take the option topk=20"),
+    ({"weights": [1.0]}, "1 weights for 3 adapters"),
+    ({"weights": [0, 0, 0]}, "not all zero"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_CALLS)
+def test_bad_options_are_named_with_what_is_allowed(changes, message):
+    with pytest.raises(KnotsError, match=message):
+        knots.merge(random_adapters(0), **{"space": "knots", "rule": "ties", "scale": 1.0} | changes)
+
+
+def edited(adapter, module, update):
+    return replace(adapter, updates={**adapter.updates, module: update})
+
+
+def test_adapters_that_cannot_be_merged_are_refused():
+    merge = {"space": "knots", "rule": "ties", "scale": 1.0}
+    first, second = random_adapters(0, tasks=2)
+    module = "layers.0.q_proj"
+    with pytest.raises(KnotsError, match="no adapters"):
+        knots.merge([], **merge)
+    other_shape = edited(second, module, LowRank(torch.ones(12, 1), torch.ones(1, 11)))
+    with pytest.raises(KnotsError, match=r"'layers.0.q_proj'.*\(12, 10\).*\(12, 11\)"):
+        knots.merge([first, other_shape], **merge)
+    nan = edited(second, module, LowRank(torch.full((12, 1), float("nan")), torch.ones(1, 10)))
+    with pytest.raises(KnotsError, match=r"'task_1', module 'layers\.0\.q_proj'"):
+        knots.merge([first, nan], **merge)
+    zero = replace(second, updates={m: u.scaled(0) for m, u in second.updates.items()})
+    with pytest.raises(KnotsError, match="'task_1' is a zero update"):
+        knots.merge([first, zero], **merge)
+    foreign = replace(second, updates={f"other.{m}": u for m, u in second.updates.items()})
+    with pytest.raises(KnotsError, match="share no module"):
+        knots.merge([first, foreign], **merge)
+    with pytest.raises(KnotsError, match="has no updates"):
+        knots.merge([first, replace(second, updates={})], **merge)
+
+
+def test_the_methods_table_names_existing_spaces_and_rules():
+    for name, method in METHODS.items():
+        assert dict(method) == {"space": method.space, "rule": method.rule}, name
+        assert method.space in SPACES
+        assert method.rule in RULES
+        assert method.paper.startswith("arXiv:")
+    with pytest.raises(KeyError):
+        METHODS["ties"]["scale"]
+
+
+def test_merging_one_adapter_with_everything_kept_returns_it():
+    (adapter,) = random_adapters(0, tasks=1)
+    with warnings.catch_warnings(action="error"):
+        merged = knots.merge([adapter], **METHODS["knots_ties"], scale=1.0)
+    assert relative_error(merged, adapter) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gpu_gives_the_merge_of_the_cpu(name):
+    adapters = random_adapters(0)
+    if name == "regmean":
+        pytest.skip("its Gram matrices are compared in tests/rules/test_regmean.py")
+    on_gpu = run_method(name, adapters, device="cuda")
+    moved = Adapter("", {m: u.to("cpu") for m, u in on_gpu.updates.items()})
+    assert relative_error(moved, run_method(name, adapters)) < 1e-5
