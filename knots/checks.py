@@ -55,6 +55,7 @@ def updates_by_module(adapters: Sequence[Adapter], device: torch.device | str) -
     for adapter in adapters:
         _check_values(adapter)
     _check_overlap(adapters)
+    _check_orientation(adapters)
     modules = sorted({module for adapter in adapters for module in adapter.updates})
     shapes = {module: _common_shape(module, adapters) for module in modules}
     return {
@@ -89,6 +90,15 @@ def _check_overlap(adapters: Sequence[Adapter]) -> None:
                 f"adapter {adapter.name!r} has no update for {len(others)} modules that others have and "
                 f"counts as zero there: {', '.join(sorted(others))}",
                 stacklevel=4,
+            )
+
+
+def _check_orientation(adapters: Sequence[Adapter]) -> None:
+    for adapter in adapters:
+        if adapter.fan_in_fan_out != adapters[0].fan_in_fan_out:
+            raise KnotsError(
+                f"adapters {adapters[0].name!r} and {adapter.name!r} differ in fan_in_fan_out, so their base "
+                "models store weights differently; only adapters of one base model can be merged"
             )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
-from knots.linalg import numerical_rank, thin_qr, thin_svd
+from knots.linalg import thin_qr, thin_svd
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """Number of factor columns R; the matrix may have a smaller rank (see `compress`)."""
+        """Number of factor columns R; the matrix may have a smaller rank."""
         return self.b.shape[1]
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -130,21 +130,3 @@ def update_svd(update: Update) -> tuple[Tensor, Tensor, Tensor]:
     q_a, r_a = thin_qr(update.a.T)
     u, s, vt = thin_svd(r_b @ r_a.T)
     return q_b @ u, s, vt @ q_a.T
-
-
-def truncate(update: Update, max_rank: int) -> tuple[LowRank, float]:
-    """The best approximation of rank `max_rank` in the Frobenius norm (Eckart and Young).
-
-    Args:
-        update: the update to shorten.
-        max_rank: at least 1; a larger rank than the update has changes nothing but the basis.
-
-    Returns:
-        The update with factors [O, K], [K, I], K = min(max_rank, numerical rank), in float32, the
-        singular values split evenly between them; and the squared Frobenius norm of what was cut.
-    """
-    u, s, vt = update_svd(update)
-    kept = min(max_rank, numerical_rank(s, max(update.shape)))
-    root = s[:kept].sqrt()
-    shortened = LowRank((u[:, :kept] * root).float(), (root[:, None] * vt[:kept]).float())
-    return shortened, float(s[kept:].square().sum())

@@ -273,6 +273,8 @@ def test_adapters_that_cannot_be_merged_are_refused():
     foreign = replace(second, updates={f"other.{m}": u for m, u in second.updates.items()})
     with pytest.raises(KnotsError, match="share no module"):
         knots.merge([first, foreign], **merge)
+    with pytest.raises(KnotsError, match="differ in fan_in_fan_out"):
+        knots.merge([first, replace(second, fan_in_fan_out=True)], **merge)
     with pytest.raises(KnotsError, match="has no updates"):
         knots.merge([first, replace(second, updates={})], **merge)
 

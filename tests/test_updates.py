@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knots import Dense, KnotsError, LowRank
-from knots.updates import factor, truncate, update_svd
+from knots.updates import factor, update_svd
 from tests.random_adapters import random_update
 
 SIDES = st.integers(1, 9)
@@ -46,22 +46,3 @@ def test_svd_of_an_update_rebuilds_it(out_features, in_features, rank, seed):
     assert bool((s.diff() <= 0).all())
     torch.testing.assert_close((u * s) @ vt, update.dense(torch.float64))
     torch.testing.assert_close(u.T @ u, torch.eye(len(s), dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_truncation_is_the_best_approximation_and_tells_its_error(generator, dense):
-    update = random_update((9, 8), 5, generator)
-    cut, error = truncate(Dense(update.dense()) if dense else update, 2)
-    assert cut.rank == 2
-    singular = torch.linalg.svdvals(update.dense().double())
-    assert error == pytest.approx(float(singular[2:].square().sum()), rel=1e-5)
-    assert float((cut.dense() - update.dense()).square().sum()) == pytest.approx(error, rel=1e-4)
-
-
-def test_truncation_drops_factor_columns_that_add_no_rank(generator):
-    update = random_update((9, 8), 2, generator)
-    doubled = LowRank(torch.cat([update.b, update.b], dim=1), torch.cat([update.a, update.a]))
-    cut, error = truncate(doubled, 4)
-    assert cut.rank == 2
-    assert error == pytest.approx(0, abs=1e-9)
-    torch.testing.assert_close(cut.dense(), doubled.dense(), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,107 @@
+"""The exact rank of an update, and its best approximation of a smaller one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from knots.updates import Dense, LowRank, Update, update_svd
+
+
+@dataclass(frozen=True, eq=False)
+class Shortened:
+    """An update at the rank to save it with.
+
+    Attributes:
+        update: its rank is 0 where the original is zero.
+        cut: squared Frobenius norm of what was cut; 0 where only rounding was.
+        total: squared Frobenius norm of the original; only with a maximum rank.
+    """
+
+    update: Update
+    cut: float = 0.0
+    total: float = 0.0
+
+
+def shorten(update: Update, max_rank: int | None) -> Shortened:
+    """Bring an update to its exact rank, or to `max_rank` where that is smaller.
+
+    Nothing is decomposed where a cheap test shows that factors are as thin as they can be, and none shall be
+    cut: their numbers stay as they are. A dense update without `max_rank` also stays as it is.
+    """
+    if isinstance(update, Dense) and max_rank is None:
+        return Shortened(update if bool(update.weight.any()) else _zero(update))
+    if isinstance(update, LowRank):
+        square = full_rank_square(update)
+        if square is not None and (max_rank is None or update.rank <= max_rank):
+            return Shortened(update, total=square)
+    u, s, vt = _decompose(update)
+    exact = int((s > s[:1] * rounding(min(update.rank, *update.shape))).sum())
+    total = float(s.square().sum())
+    kept = exact if max_rank is None else min(exact, max_rank)
+    if isinstance(update, LowRank) and kept == update.rank:
+        return Shortened(update, total=total)
+    root = s[:kept].sqrt()
+    short = LowRank((u[:, :kept] * root).float(), (root[:, None] * vt[:kept]).float())
+    return Shortened(short, 0.0 if max_rank is None else float(s[kept:].square().sum()), total)
+
+
+def rounding(rank: int) -> float:
+    """Singular values below this fraction of the largest are rounding, for float32 factors of `rank` columns.
+
+    Rounding all entries of b and a moves singular values of b @ a by about eps * sqrt(R) at most, relative to
+    the largest; 4 is margin.
+    """
+    return 4 * math.sqrt(rank) * torch.finfo(torch.float32).eps
+
+
+def full_rank_square(update: LowRank) -> float | None:
+    """The squared Frobenius norm of b @ a if its rank is certainly R; None if it is less, or may be.
+
+    With b'b = L L', the squared singular values of b @ a are the eigenvalues of the R x R matrix L'(aa')L.
+    All of them exceed a threshold exactly if that matrix, less the threshold on its diagonal, has a Cholesky
+    factor. The threshold is at least 2e-13 of their sum, which float64 resolves. Two thin products and two
+    small factorizations: a tenth of the time of the singular vectors.
+    """
+    if not 0 < update.rank <= min(update.shape):
+        return None
+    b, a = update.b.double(), update.a.double()
+    lower, failed = torch.linalg.cholesky_ex(b.T @ b)
+    if int(failed):
+        return None
+    inner = lower.T @ (a @ a.T) @ lower
+    square = float(inner.trace())
+    inner.diagonal().sub_(rounding(update.rank) ** 2 * square)
+    return None if int(torch.linalg.cholesky_ex(inner).info) else square
+
+
+def _decompose(update: Update) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular triples in float64: [O, K], [K] descending, [K, I].
+
+    A matrix without thin factors goes through the Gram matrix of its smaller side, in a fraction of an SVD's
+    time. It resolves singular values down to 1e-7 of the largest, below float32 rounding; the other side is
+    a projection of the matrix, so that their product is exact to float64.
+    """
+    if isinstance(update, LowRank) and update.rank < min(update.shape):
+        return update_svd(update)
+    weight = update.dense(torch.float64)
+    if weight.shape[0] > weight.shape[1]:
+        v, s, ut = _left(weight.T)
+        return ut.T, s, v.T
+    return _left(weight)
+
+
+def _left(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _, vectors = torch.linalg.eigh(weight @ weight.T)
+    u = vectors.flip(1)
+    projected = u.T @ weight
+    s = projected.norm(dim=1)
+    return u, s, projected / s.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+
+
+def _zero(update: Update) -> LowRank:
+    rows, columns = update.shape
+    return LowRank(torch.zeros(rows, 0), torch.zeros(0, columns))
