@@ -10,7 +10,8 @@ PACKAGE = ROOT / "knots"
 
 # Lowest floor first; the modules of one line may not import each other.
 FLOORS = [
-    {"errors", "assets"},
+    {"errors"},
+    {"assets"},
     {"linalg"},
     {"updates"},
     {"adapters", "spaces"},

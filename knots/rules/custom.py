@@ -39,8 +39,8 @@ class Custom(Rule):
         if not isinstance(merged, Tensor) or merged.shape != coords.shape[1:]:
             got = tuple(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
             raise KnotsError(
-                f"rule {rule_name(self.function)!r} returned {got} for module {site.module!r}; it must return "
-                f"one tensor of shape {tuple(coords.shape[1:])} for coordinates {tuple(coords.shape)}"
+                f"rule {rule_name(self.function)!r} returned {got} for module {site.module!r}; it must "
+                f"return one tensor of shape {tuple(coords.shape[1:])} for coordinates {tuple(coords.shape)}"
             )
         return merged.to(coords.dtype)
 
