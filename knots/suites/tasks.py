@@ -1,0 +1,195 @@
+"""Suites: which tasks belong to a benchmark, with their labels, prompts and split sizes.
+
+A suite is read from a plain mapping, as a YAML file gives it; nothing here opens data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from knots.errors import KnotsError, unknown
+
+SPLITS = ("train", "validation", "test")
+MODALITIES = ("vision", "language")
+
+SUITE_KEYS = ("name", "modality", "tasks")
+TASK_KEYS = ("name", "classes", "templates", "sizes", "source")
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image classification task.
+
+    Attributes:
+        name: the task's name, which is also what `{task}` becomes in an adapter pattern.
+        classes: the class names in the order of the integer labels.
+        templates: prompts in which `{}` stands for the class name.
+        sizes: split -> number of items; what is loaded is checked against it.
+        source: where the items come from: `kind` and whatever that kind needs.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    sizes: Mapping[str, int]
+    source: Mapping[str, Any]
+
+    def size(self, split: str) -> int:
+        """Number of items of a split.
+
+        Raises:
+            KnotsError: the task has no such split.
+        """
+        if split not in self.sizes:
+            raise unknown(f"split of task {self.name!r}:", split, self.sizes)
+        return self.sizes[split]
+
+
+@dataclass(frozen=True, eq=False)
+class JointLabels:
+    """The classes of all tasks as one label set.
+
+    Shapes: C_t classes of task t, C joint classes, T tasks, G distinct names.
+
+    Attributes:
+        names: the C class names, in order of first appearance.
+        templates: for each joint class the prompts of the task that it first appeared in.
+        local_to_joint: for each task an int64 tensor [C_t], from its own label to the joint one.
+        belongs: bool [C, T]; True where the class is one of that task's.
+        name_groups: int64 [C]; equal for classes of equal name, counted from 0 to G - 1. Classes
+            may share a name and yet be apart, because their prompts differ.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[tuple[str, ...], ...]
+    local_to_joint: tuple[Tensor, ...]
+    belongs: Tensor
+    name_groups: Tensor
+
+    def __len__(self) -> int:
+        """Number of joint classes C."""
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> JointLabels:
+        """The same labels with their tensors on `device`."""
+        return replace(
+            self,
+            local_to_joint=tuple(mapping.to(device) for mapping in self.local_to_joint),
+            belongs=self.belongs.to(device),
+            name_groups=self.name_groups.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The tasks of one benchmark, in the order in which they are reported."""
+
+    name: str
+    modality: str
+    tasks: tuple[ImageTask, ...]
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks, in order."""
+        return tuple(task.name for task in self.tasks)
+
+    def joint(self) -> JointLabels:
+        """The union of the tasks' classes, in order of first appearance.
+
+        Two tasks share a class only where its name and the list of templates are both equal, for
+        only then is it the same text to the model.
+        """
+        first_seen: dict[tuple[str, tuple[str, ...]], int] = {}
+        mappings = []
+        for task in self.tasks:
+            labels = [first_seen.setdefault((name, task.templates), len(first_seen)) for name in task.classes]
+            mappings.append(torch.tensor(labels, dtype=torch.int64))
+        belongs = torch.zeros(len(first_seen), len(self.tasks), dtype=torch.bool)
+        for position, mapping in enumerate(mappings):
+            belongs[mapping, position] = True
+        groups: dict[str, int] = {}
+        group_ids = [groups.setdefault(name, len(groups)) for name, _ in first_seen]
+        return JointLabels(
+            names=tuple(name for name, _ in first_seen),
+            templates=tuple(templates for _, templates in first_seen),
+            local_to_joint=tuple(mappings),
+            belongs=belongs,
+            name_groups=torch.tensor(group_ids, dtype=torch.int64),
+        )
+
+
+def parse_suite(config: Mapping[str, Any]) -> Suite:
+    """Read a suite from plain values.
+
+    Args:
+        config: `{name, modality, tasks: {task name: {classes, templates, sizes, source}}}`; the order
+            of `tasks` is the order of the suite.
+
+    Raises:
+        KnotsError: a key is unknown or absent, or a value is not what it should be; the message
+            names the suite or the task.
+    """
+    where = f"suite {config.get('name', '(without a name)')!r}"
+    _check_keys(where, config, SUITE_KEYS, required=SUITE_KEYS)
+    if config["modality"] not in MODALITIES:
+        raise unknown(f"modality of {where}:", str(config["modality"]), MODALITIES)
+    if not isinstance(config["tasks"], Mapping) or not config["tasks"]:
+        raise KnotsError(f"{where}: `tasks` must map task names to tasks, got {config['tasks']!r}")
+    tasks = tuple(_parse_task(str(name), task) for name, task in config["tasks"].items())
+    return Suite(name=str(config["name"]), modality=str(config["modality"]), tasks=tasks)
+
+
+def _parse_task(name: str, config: Mapping[str, Any]) -> ImageTask:
+    where = f"task {name!r}"
+    if not isinstance(config, Mapping):
+        raise KnotsError(f"{where} must be a mapping with {', '.join(TASK_KEYS)}, got {config!r}")
+    _check_keys(where, config, TASK_KEYS, required=TASK_KEYS[1:])
+    if config.get("name", name) != name:
+        raise KnotsError(f"{where} stands under that key but calls itself {config['name']!r}")
+    classes = _strings(where, "classes", config["classes"])
+    templates = _strings(where, "templates", config["templates"])
+    for template in templates:
+        if template.count("{}") != 1:
+            raise KnotsError(f"{where}: template {template!r} must hold {{}} once, for the class name")
+    source = config["source"]
+    if not isinstance(source, Mapping) or "kind" not in source:
+        raise KnotsError(f"{where}: `source` must be a mapping with a `kind`, got {source!r}")
+    return ImageTask(name, classes, templates, _parse_sizes(where, config["sizes"]), dict(source))
+
+
+def _parse_sizes(where: str, sizes: object) -> dict[str, int]:
+    if not isinstance(sizes, Mapping):
+        raise KnotsError(f"{where}: `sizes` must map splits to numbers of items, got {sizes!r}")
+    for split, size in sizes.items():
+        if split not in SPLITS:
+            raise unknown(f"split in `sizes` of {where}:", str(split), SPLITS)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise KnotsError(f"{where}: size of split {split!r} must be a whole number >= 0, got {size!r}")
+    return dict(sizes)
+
+
+def _strings(where: str, key: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
+        raise KnotsError(f"{where}: `{key}` must be a list of texts, got {values!r}")
+    for value in values:
+        if not isinstance(value, str):
+            # YAML reads an unquoted 7 as a number and an unquoted no as False.
+            raise KnotsError(f"{where}: `{key}` holds {value!r}, which is no text; put it in quotes")
+    repeated = sorted({value for value in values if list(values).count(value) > 1})
+    if repeated:
+        raise KnotsError(f"{where}: `{key}` holds {repeated[0]!r} more than once")
+    return tuple(values)
+
+
+def _check_keys(where: str, config: Mapping[str, Any], known: Sequence[str], required: Sequence[str]) -> None:
+    for key in config:
+        if key not in known:
+            raise unknown(f"key of {where}:", str(key), known)
+    absent = [key for key in required if key not in config]
+    if absent:
+        raise KnotsError(f"{where} lacks {', '.join(map(repr, absent))}")

@@ -1,0 +1,181 @@
+"""The data cache: built once, checked when read, safe under concurrency and damage."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knots.errors import KnotsError
+from knots.suites import data
+from knots.suites.data import ImageArrays, Source, load_split
+from knots.suites.tasks import ImageTask
+from tests.miniatures import draw_noise, tiny_suite
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TASK = tiny_suite().tasks[0]
+
+
+class Counting:
+    """A source that counts how often it is asked."""
+
+    def __init__(self, draw: Callable[[ImageTask, str], ImageArrays] = draw_noise) -> None:
+        self.draw, self.calls = draw, 0
+
+    def __call__(self, task: ImageTask, split: str) -> ImageArrays:
+        self.calls += 1
+        return self.draw(task, split)
+
+
+def use(
+    monkeypatch: pytest.MonkeyPatch, source: Callable[[ImageTask, str], ImageArrays], version: int = 1
+) -> None:
+    monkeypatch.setattr(data, "SOURCES", {"noise": Source(source, version, options=("seed",))})
+
+
+def test_is_built_once_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = Counting()
+    use(monkeypatch, source)
+    first, second = (load_split(TASK, "test", tmp_path) for _ in range(2))
+    fresh = draw_noise(TASK, "test")
+    assert source.calls == 1
+    assert len(second) == 21
+    assert isinstance(second.images, np.memmap)
+    np.testing.assert_array_equal(first.images, fresh.images)
+    np.testing.assert_array_equal(second.images, fresh.images)
+    np.testing.assert_array_equal(second.labels, fresh.labels)
+
+
+def test_everything_that_determines_the_items_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = Counting()
+    use(monkeypatch, source)
+    load_split(TASK, "test", tmp_path)
+    load_split(replace(TASK, source={"kind": "noise", "seed": 1}), "test", tmp_path)
+    load_split(replace(TASK, sizes={"test": 5}), "test", tmp_path)
+    load_split(replace(TASK, sizes={"test": 21, "validation": 21}), "validation", tmp_path)
+    assert source.calls == 4
+    use(monkeypatch, source, version=2)
+    load_split(TASK, "test", tmp_path)
+    assert source.calls == 5
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "absent", "manifest", "empty manifest", "other"])
+def test_damaged_cache_is_built_again(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = Counting()
+    use(monkeypatch, source)
+    load_split(TASK, "test", tmp_path)
+    (folder,) = (tmp_path / "data").iterdir()
+    images, manifest = folder / "images.npy", folder / "manifest.json"
+    content = images.read_bytes()
+    if damage == "truncated":
+        images.write_bytes(content[:-100])
+    elif damage == "flipped":
+        images.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "absent":
+        (folder / "labels.npy").unlink()
+    elif damage == "manifest":
+        manifest.unlink()
+    elif damage == "empty manifest":
+        manifest.write_text("")
+    else:
+        np.save(images, np.zeros(3))
+    again = load_split(TASK, "test", tmp_path)
+    assert source.calls == 2
+    np.testing.assert_array_equal(again.images, draw_noise(TASK, "test").images)
+    load_split(TASK, "test", tmp_path)
+    assert source.calls == 2
+
+
+def test_a_failure_leaves_nothing_that_looks_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use(monkeypatch, draw_noise)
+
+    def full_disk(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            load_split(TASK, "test", tmp_path)
+    (folder,) = (tmp_path / "data").iterdir()
+    assert list(folder.iterdir()) == []
+    assert len(load_split(TASK, "test", tmp_path)) == 21
+
+
+def test_no_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use(monkeypatch, draw_noise)
+    for _ in range(2):
+        arrays = load_split(replace(TASK, sizes={"test": 0}), "test", tmp_path)
+        assert arrays.images.shape == (0, 32, 32, 3)
+
+
+LOAD = """
+import sys
+import numpy as np
+from knots.suites import data
+from knots.suites.tasks import ImageTask
+
+def draw(task, split):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, size=(3000, 32, 32, 3), dtype=np.uint8)
+    return data.ImageArrays(images, generator.integers(0, 2, size=3000))
+
+data.SOURCES = {"noise": data.Source(draw, version=1, options=())}
+task = ImageTask("noise", ("a", "b"), ("{}",), {"test": 3000}, {"kind": "noise"})
+print(data._crc32(data.load_split(task, "test", sys.argv[1]).images))
+"""
+
+
+def test_two_processes_at_once(tmp_path: Path):
+    command = [sys.executable, "-c", LOAD, str(tmp_path)]
+    running = [
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=600) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0] != ""
+    assert len(list((tmp_path / "data").iterdir())) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((20, 4, 4, 3), np.uint8), np.zeros(20, np.int64), "20 images and 20 labels.*promise 21"),
+        (np.zeros((21, 4, 4, 3), np.float32), np.zeros(21, np.int64), "not uint8"),
+        (np.zeros((21, 4, 4, 3), np.uint8), np.full(21, 3), "labels from 3 to 3.*has 3 classes"),
+    ],
+)
+def test_wrong_content_is_refused(
+    images: np.ndarray, labels: np.ndarray, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    use(monkeypatch, lambda *_: ImageArrays(images, labels))
+    with pytest.raises(KnotsError, match=message):
+        load_split(TASK, "test", tmp_path)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            {"kind": "minature"},
+            "unknown kind of source of task 'numbers': 'minature'; did you mean 'miniature'",
+        ),
+        ({"kind": "miniature", "sead": 1}, "unknown key of the source of task 'numbers': 'sead'"),
+    ],
+)
+def test_unknown_sources_are_named(source: dict[str, object], message: str, tmp_path: Path):
+    with pytest.raises(KnotsError, match=message):
+        load_split(replace(TASK, source=source), "test", tmp_path)
+
+
+def test_miniature_is_a_source(tmp_path: Path):
+    task = ImageTask(
+        "textures", tuple("abcdefghijklmnop"), ("a {}",), {"validation": 6}, {"kind": "miniature", "seed": 3}
+    )
+    arrays = load_split(task, "validation", tmp_path)
+    assert arrays.images.shape == (6, 32, 32, 3)
