@@ -1,0 +1,20 @@
+"""Evaluation of a merge and of what it is compared with, per task and over all tasks' classes jointly."""
+
+from knots.evaluation.predictors import Ensemble, Finetuned, Merged, Predictor, ZeroShot
+from knots.evaluation.results import EvaluationResult, JointResult
+from knots.evaluation.run import MODES, PROTOCOLS, evaluate
+from knots.evaluation.summary import summarize
+
+__all__ = [
+    "MODES",
+    "PROTOCOLS",
+    "Ensemble",
+    "EvaluationResult",
+    "Finetuned",
+    "JointResult",
+    "Merged",
+    "Predictor",
+    "ZeroShot",
+    "evaluate",
+    "summarize",
+]

@@ -1,0 +1,210 @@
+"""The Lightning module that scores a suite: per task, over all classes jointly, or both.
+
+It is tested over one dataloader a task. Merging happens in `setup`, on the device that the trainer
+will run on; `setup` comes before Lightning moves the module, so it asks the strategy for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from knots.adapters import Adapter
+from knots.evaluation.batches import Batch, ShardedBatches, sharded_loaders
+from knots.evaluation.metrics import ItemTable, JointCounts, TaskCounts
+from knots.evaluation.predictors import Merged, Plan, Predictor
+from knots.evaluation.results import EvaluationResult, build_result, joint_result
+from knots.evaluation.scores import NO_PREDICTION, class_scores, group_ranks, label_ranks, top1
+from knots.models.attach import Attached, attach, beside, check_modules
+from knots.models.clip import Clip
+from knots.models.heads import Heads, build_heads
+from knots.suites.data import load_split
+from knots.suites.tasks import Suite
+
+LOGIT_SCALE = 100.0
+"""Factor on the cosines in the reference's half-precision scoring."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a suite is scored.
+
+    Attributes:
+        mode: per_task, joint or all.
+        protocol: float32 or reference.
+        split: which split is scored.
+        cache_dir: root of the data caches.
+        batch_size: images that go through the tower at once.
+    """
+
+    mode: str
+    protocol: str
+    split: str
+    cache_dir: Path
+    batch_size: int
+
+
+class SuiteEvaluation(L.LightningModule):
+    """Scores one predictor on every task of a suite; `result` holds the outcome after the test.
+
+    Attributes:
+        result: set on every process at the end of the test.
+    """
+
+    def __init__(
+        self, clip: Clip, suite: Suite, predictor: Predictor, settings: Settings, heads: Heads | None = None
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.suite = suite
+        self.predictor = predictor
+        self.settings = settings
+        self.heads = heads
+        self.result: EvaluationResult | None = None
+        self._plan: Plan = ()
+        self._active: tuple[Adapter, ...] = ()
+        self._attached: Attached | None = None
+        self._loaders: list[ShardedBatches] = []
+
+    def prepare_data(self) -> None:
+        """Fill the data cache, once a machine."""
+        for task in self.suite.tasks:
+            load_split(task, self.settings.split, self.settings.cache_dir)
+
+    def setup(self, stage: str) -> None:
+        """Merge and embed the classes on the trainer's device; open this process's data."""
+        del stage
+        device = self.trainer.strategy.root_device
+        self.clip.to(device)
+        self._plan = self.predictor.plan(self.suite.task_names, device)
+        for adapters in set(self._plan):
+            for adapter in adapters:
+                check_modules(self.clip.tower, adapter)
+        self.heads = (self.heads or build_heads(self.clip, self.suite)).to(device)
+        splits = [load_split(task, self.settings.split, self.settings.cache_dir) for task in self.suite.tasks]
+        copies = max(len(adapters) for adapters in self._plan)
+        # T copies of every image go through the tower, so a batch holds fewer images.
+        items = max(1, self.settings.batch_size // max(1, copies))
+        self._loaders = sharded_loaders(splits, items, self.trainer.global_rank, self.trainer.world_size)
+        self.task_counts = TaskCounts(len(splits))
+        self.joint_counts = JointCounts(self.heads.labels.belongs)
+        self.item_table = ItemTable([len(split) for split in splits])
+
+    def test_dataloader(self) -> list[ShardedBatches]:
+        """One dataloader a task, with this process's share of its items."""
+        return self._loaders
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score one batch of one task; nothing is exchanged between processes here."""
+        del batch_idx, dataloader_idx
+        assert self.heads is not None
+        self._activate(self._plan[batch.task])
+        joint_labels = self.heads.labels.local_to_joint[batch.task][batch.labels]
+        nothing = torch.full_like(batch.labels, NO_PREDICTION)
+        prediction, joint_prediction, joint_rank = nothing, nothing, nothing
+        own, joint = self._score(batch.images, batch.task)
+        if own is not None:
+            prediction = top1(own)
+            self.task_counts.update(batch.task, batch.labels, prediction)
+        if joint is not None:
+            joint_prediction, joint_rank = top1(joint), label_ranks(joint, joint_labels)
+            dedup_rank = group_ranks(joint, joint_labels, self.heads.labels.name_groups)
+            self.joint_counts.update(batch.task, joint_prediction, joint_rank, dedup_rank)
+        columns = (batch.labels, prediction, joint_labels, joint_prediction, joint_rank)
+        self.item_table.update(batch.task, batch.items, columns)
+
+    def on_test_epoch_end(self) -> None:
+        """Add up over the processes and keep the result on each of them."""
+        self.result = self._summarize()
+
+    def restore(self) -> None:
+        """Give the base its own weights back."""
+        if self._attached is not None:
+            self._attached.restore()
+        self._attached, self._active = None, ()
+
+    def _activate(self, adapters: tuple[Adapter, ...]) -> None:
+        if adapters == self._active:
+            return
+        self.restore()
+        if len(adapters) == 1:
+            self._attached = attach(self.clip.tower, adapters[0])
+        elif adapters:
+            self._attached = beside(self.clip.tower, adapters)
+        self._active = adapters
+
+    def _score(self, images: Tensor, task: int) -> tuple[Tensor | None, Tensor | None]:
+        """Scores [B, C_t] among the task's own classes and [B, C] among all; None where not asked for."""
+        assert self.heads is not None
+        own, joint = None, None
+        wants_own, wants_joint = self.settings.mode != "joint", self.settings.mode != "per_task"
+        if wants_joint or not self._half:
+            with exact_float32(self.device):
+                features = self._features(images)
+                joint = class_scores(features, self.heads.joint) if wants_joint else None
+                own = class_scores(features, self.heads.tasks[task]) if wants_own else None
+        if wants_own and self._half:
+            with torch.autocast(self.device.type, dtype=torch.float16):
+                own = class_scores(self._features(images), LOGIT_SCALE * self.heads.tasks[task])
+        return own, joint
+
+    @property
+    def _half(self) -> bool:
+        """Whether the tasks' own classes are scored in half precision."""
+        return self.settings.protocol == "reference" and self.device.type == "cuda"
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Image features [M, B, D] of the M models that are active, in one pass over M copies."""
+        assert self.heads is not None
+        copies = max(1, len(self._active))
+        if len(images) == 0:
+            return self.heads.joint.new_zeros(copies, 0, self.heads.joint.shape[1])
+        pixels = self.clip.normalize(images)
+        features: Tensor = self.clip(pixels.repeat(copies, 1, 1, 1) if copies > 1 else pixels)
+        return features.float().view(copies, len(images), -1)
+
+    def _summarize(self) -> EvaluationResult:
+        assert self.heads is not None
+        joint, correct = None, None
+        if self.settings.mode != "joint":
+            correct = self.task_counts.compute()[1].cpu()
+        if self.settings.mode != "per_task":
+            joint = joint_result(len(self.heads.labels), [c.cpu() for c in self.joint_counts.compute()])
+        notes = []
+        if self.settings.protocol == "reference" and not self._half:
+            notes.append("the reference protocol scores in half precision on a GPU only; this is float32")
+        return build_result(
+            suite=self.suite,
+            kind=self.predictor.kind,
+            mode=self.settings.mode,
+            protocol=self.settings.protocol,
+            split=self.settings.split,
+            correct=correct,
+            joint=joint,
+            rows=self.item_table.compute().cpu(),
+            adapter=self._plan[0][0] if isinstance(self.predictor, Merged) else None,
+            notes=notes,
+        )
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Float32 that is float32: no autocast of the trainer's, no TF32 in convolutions (cuDNN's default)."""
+    cudnn = torch.backends.cudnn
+    with (
+        torch.autocast(device.type, enabled=False),
+        cudnn.flags(
+            enabled=cudnn.enabled,
+            benchmark=cudnn.benchmark,
+            deterministic=cudnn.deterministic,
+            allow_tf32=False,
+            fp32_precision="ieee",
+        ),
+    ):
+        yield

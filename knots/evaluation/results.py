@@ -1,0 +1,147 @@
+"""What an evaluation found: counts, and every single prediction.
+
+Shapes: T tasks, K = len(HITS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import Tensor
+
+from knots.adapters import Adapter
+from knots.evaluation.metrics import ITEM_COLUMNS
+from knots.evaluation.scores import NO_PREDICTION
+from knots.suites.tasks import Suite
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class JointResult:
+    """Counts over the union of all classes.
+
+    Attributes:
+        classes: how many joint classes there are.
+        hits: [T, K], items whose label ranks within the first k, for k in `HITS`.
+        hits_dedup: [T, K], the same where classes of equal name count as one.
+        errors: [T], items whose label does not rank first.
+        leaks: [T, T], of task i's errors those whose predicted class belongs to task j and not to
+            task i; the diagonal holds those whose predicted class is one of task i's own.
+    """
+
+    classes: int
+    hits: Counts
+    hits_dedup: Counts
+    errors: Counts
+    leaks: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """The outcome of one evaluation.
+
+    Attributes:
+        suite: name of the suite.
+        kind: what was evaluated: merged, ensemble, zero_shot or finetuned.
+        mode: per_task, joint or all.
+        protocol: float32 or reference.
+        split: which split was scored.
+        tasks: names of the T tasks.
+        n: [T], numbers of items.
+        correct: [T], items that are right among the task's own classes; None in mode joint.
+        joint: the counts over the union of all classes; None in mode per_task.
+        predictions: one row an item, in item order, with the columns task, item, label, prediction,
+            joint_label, joint_prediction, joint_rank; what the mode leaves out is missing, and an
+            item without finite scores has the prediction -1 and the rank `UNRANKED`.
+        unscored: number of items without finite scores; they count as wrong.
+        adapter: the merged adapter where one was evaluated.
+        notes: what a reader of the numbers should know.
+    """
+
+    suite: str
+    kind: str
+    mode: str
+    protocol: str
+    split: str
+    tasks: tuple[str, ...]
+    n: Counts
+    correct: Counts | None
+    joint: JointResult | None
+    predictions: pd.DataFrame
+    unscored: int
+    adapter: Adapter | None
+    notes: tuple[str, ...]
+
+    @property
+    def accuracies(self) -> npt.NDArray[np.float64] | None:
+        """[T], the fraction of items that are right; NaN for a task without items, None in mode joint."""
+        if self.correct is None:
+            return None
+        shares = np.full(len(self.n), np.nan)
+        np.divide(self.correct, self.n, out=shares, where=self.n > 0)
+        return shares
+
+
+def joint_result(classes: int, counts: Sequence[Tensor]) -> JointResult:
+    """What `JointCounts.compute` gave, with the axes that torchmetrics takes off single numbers."""
+    hits, dedup, errors, leaks = counts
+    tasks = hits.shape[0]
+    return JointResult(
+        classes,
+        hits.numpy(),
+        dedup.numpy(),
+        errors.reshape(tasks).numpy(),
+        leaks.reshape(tasks, tasks).numpy(),
+    )
+
+
+def build_result(
+    *,
+    suite: Suite,
+    kind: str,
+    mode: str,
+    protocol: str,
+    split: str,
+    correct: Tensor | None,
+    joint: JointResult | None,
+    rows: Tensor,
+    adapter: Adapter | None,
+    notes: Sequence[str],
+) -> EvaluationResult:
+    """Put counts and the item table [N, len(ITEM_COLUMNS)], both summed over processes, into a result."""
+    n = np.array([task.size(split) for task in suite.tasks], dtype=np.int64)
+    predictions = _prediction_table(suite.task_names, n, rows.numpy())
+    scored = predictions["prediction" if correct is not None else "joint_prediction"]
+    unscored = int((scored == NO_PREDICTION).sum())
+    absent = ["prediction"] if correct is None else []
+    absent += ["joint_label", "joint_prediction", "joint_rank"] if joint is None else []
+    for column in absent:
+        predictions[column] = pd.array([pd.NA] * len(predictions), dtype="Int64")
+    return EvaluationResult(
+        suite=suite.name,
+        kind=kind,
+        mode=mode,
+        protocol=protocol,
+        split=split,
+        tasks=suite.task_names,
+        n=n,
+        correct=None if correct is None else correct.reshape(len(n)).numpy(),
+        joint=joint,
+        predictions=predictions,
+        unscored=unscored,
+        adapter=adapter,
+        notes=tuple(notes),
+    )
+
+
+def _prediction_table(tasks: Sequence[str], n: Counts, rows: Counts) -> pd.DataFrame:
+    table = pd.DataFrame({"task": np.repeat(np.array(tasks, dtype=object), n)})
+    table["item"] = np.concatenate([np.arange(count, dtype=np.int64) for count in n])
+    for position, column in enumerate(ITEM_COLUMNS):
+        table[column] = rows[:, position]
+    return table.astype(dict.fromkeys(ITEM_COLUMNS, "Int64"))

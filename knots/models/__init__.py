@@ -1,0 +1,1 @@
+"""Model families: loading a base, attaching updates to it, class heads."""

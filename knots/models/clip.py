@@ -1,0 +1,181 @@
+"""The CLIP family: load a base from transformers, encode images and prompts.
+
+Updates attach to `Clip.tower`, the model's `vision_model`, whose module names
+(`encoder.layers.0.self_attn.q_proj`) are the same in every version of transformers.
+
+Shapes: B images, H height, W width, D size of the shared feature space, n prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+
+from knots.assets import asset_path
+from knots.errors import KnotsError
+
+ASSET = "asset:"
+
+PROMPT_BATCH = 256
+"""Prompts that go through the text tower at once."""
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """Which CLIP to load.
+
+    Attributes:
+        name: how the model is called in tables.
+        base: a folder, `asset:<path>` for one that ships with the package, or a hub id.
+        revision: branch, tag or commit of a hub id; None is its main branch.
+    """
+
+    name: str
+    base: str
+    revision: str | None = None
+
+
+class Clip(nn.Module):
+    """A CLIP with what its inputs need: the constants of its transform and its tokenizer.
+
+    Attributes:
+        model: the transformers model, in float32 and in evaluation mode.
+        tower: the part of it that updates attach to.
+        image_size: side of the square images it takes, in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, processor: CLIPImageProcessorPil, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.image_size = int(model.config.vision_config.image_size)
+        self.rescale = float(processor.rescale_factor) if processor.do_rescale else 1.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        self.register_buffer("mean", _per_channel(mean), persistent=False)
+        self.register_buffer("std", _per_channel(std), persistent=False)
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision transformer, to whose linear modules the updates attach."""
+        tower: nn.Module = self.model.vision_model
+        return tower
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the vision tower's weights."""
+        dtype: torch.dtype = self.model.visual_projection.weight.dtype
+        return dtype
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the model sees of images in bytes, on their own device.
+
+        Repeats the arithmetic of `CLIPImageProcessorPil` (rescale in float64, round to float32, then
+        subtract and divide), so the result is the same bit for bit where nothing is resized.
+
+        Args:
+            images: uint8 [B, H, W, 3] or [B, 3, H, W], RGB.
+
+        Returns:
+            float32 [B, 3, H, W].
+
+        Raises:
+            KnotsError: the images do not have the size that the model takes.
+        """
+        if images.shape[-1] == 3 and images.shape[1] != 3:
+            images = images.permute(0, 3, 1, 2)
+        expected = (3, self.image_size, self.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise KnotsError(
+                f"images of shape {tuple(images.shape[1:])} (channels, height, width) do not fit the model, "
+                f"which takes {expected}"
+            )
+        rescaled = (images.double() * self.rescale).float()
+        return (rescaled - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Image features of unit length.
+
+        Args:
+            images: uint8 as `normalize` takes them, or normalized floats [B, 3, H, W].
+
+        Returns:
+            [B, D], with an L2 norm of 1.
+        """
+        pixels = self.normalize(images) if images.dtype == torch.uint8 else images
+        pooled = self.tower(pixel_values=pixels.to(self.dtype)).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Text features of unit length, [n, D]; prompts beyond the model's length are cut."""
+        return torch.cat(
+            [self._encode(prompts[at : at + PROMPT_BATCH]) for at in range(0, len(prompts), PROMPT_BATCH)]
+        )
+
+    def _encode(self, prompts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(
+            list(prompts),
+            padding=True,
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        device = self.mean.device
+        pooled = self.model.text_model(
+            input_ids=tokens["input_ids"].to(device), attention_mask=tokens["attention_mask"].to(device)
+        ).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1)
+
+
+def load_clip(spec: ClipSpec) -> Clip:
+    """Load a CLIP in float32 on the CPU.
+
+    Raises:
+        KnotsError: the base is not there, is no CLIP, or lacks weights (transformers would fill
+            them with random numbers).
+    """
+    source = _resolve(spec.base)
+    revision = spec.revision or "main"
+    try:
+        loaded: Any = CLIPModel.from_pretrained(
+            source, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+        processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise KnotsError(f"model {spec.name!r}: cannot load the base {spec.base!r}: {error}") from error
+    model, info = loaded
+    absent = sorted(info["missing_keys"])
+    if absent:
+        raise KnotsError(
+            f"model {spec.name!r}: the base {spec.base!r} lacks {len(absent)} weights of a CLIP, "
+            f"such as {absent[0]!r}"
+        )
+    return Clip(model, processor, tokenizer)
+
+
+def _resolve(base: str) -> str:
+    """A folder for `asset:` and for paths; a hub id is returned as it is."""
+    if base.startswith(ASSET):
+        return str(asset_path(base.removeprefix(ASSET)))
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
+        raise KnotsError(f"there is no folder {base!r} to load a model from")
+    return base
+
+
+def _per_channel(value: float | Sequence[float]) -> Tensor:
+    """[3, 1, 1] in float32, for one number or one a channel."""
+    return torch.tensor(value, dtype=torch.float32).expand(3).reshape(3, 1, 1).clone()

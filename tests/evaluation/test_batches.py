@@ -1,0 +1,43 @@
+"""Sharing items out among processes: each exactly once, the same batches, no process without a batch."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knots.evaluation.batches import sharded_loaders
+from knots.suites.data import ImageArrays
+
+
+def arrays(count: int) -> ImageArrays:
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    images.flags.writeable = False
+    return ImageArrays(images, np.arange(count) % 7)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(1, 9), st.integers(1, 5))
+def test_every_item_once_in_the_same_batches(sizes: list[int], batch_size: int, processes: int):
+    splits = [arrays(size) for size in sizes]
+    alone = sharded_loaders(splits, batch_size, 0, 1)
+    expected = {
+        (batch.task, tuple(batch.items.tolist())) for loader in alone for batch in loader if len(batch.items)
+    }
+    shared: list[tuple[int, tuple[int, ...]]] = []
+    loads = []
+    for rank in range(processes):
+        loaders = sharded_loaders(splits, batch_size, rank, processes)
+        batches = [batch for loader in loaders for batch in loader]
+        assert all(len(loader) == len(list(loader)) >= 1 for loader in loaders)
+        for batch in batches:
+            np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.items)
+            assert torch.equal(batch.labels, batch.items % 7)
+        full = [(batch.task, tuple(batch.items.tolist())) for batch in batches if len(batch.items)]
+        loads.append(len(full))
+        shared += full
+    assert len(shared) == len(set(shared))
+    assert set(shared) == expected
+    assert sorted((task, i) for task, items in shared for i in items) == [
+        (task, i) for task, size in enumerate(sizes) for i in range(size)
+    ]
+    # Evenly over the whole suite, not only within a task.
+    assert max(loads) - min(loads) <= 1
