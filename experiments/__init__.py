@@ -1,0 +1,1 @@
+"""Entry points: compose a configuration, call one pipeline, show what it did."""

@@ -1,0 +1,135 @@
+"""What the training of bases and of adapters shares: seeds, batches, the schedule, folders."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from knots.errors import KnotsError, unknown
+
+
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless random batches of pictures held in memory, shifted a little; what a seed decides.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        batch_size: B.
+        seed: of order and shifts.
+        shift: the most pixels by which a whole batch is shifted, either way.
+    """
+
+    def __init__(self, images: Any, labels: Any, batch_size: int, seed: int, shift: int) -> None:
+        self.images, self.labels = images, labels
+        self.batch_size, self.seed, self.shift = batch_size, seed, shift
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, 300]))
+        size = min(self.batch_size, len(self.labels))
+        while True:
+            order = rng.permutation(len(self.labels))
+            for at in range(0, len(order) - size + 1, size):
+                chosen = np.sort(order[at : at + size])
+                images = torch.from_numpy(np.asarray(self.images[chosen]))
+                yield self._shifted(images, rng), torch.from_numpy(np.asarray(self.labels[chosen]))
+
+    def _shifted(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        if self.shift == 0:
+            return images
+        down, right = rng.integers(0, 2 * self.shift + 1, 2).tolist()
+        height, width = images.shape[1:3]
+        padded = F.pad(images.permute(0, 3, 1, 2).float(), [self.shift] * 4, mode="replicate").byte()
+        return padded[..., down : down + height, right : right + width].permute(0, 2, 3, 1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators (fresh weights and dropout have no other) inside the block only."""
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def build_trainer(steps: int, options: Mapping[str, Any]) -> L.Trainer:
+    """A trainer of `steps` optimizer steps that leaves no files; `options` of `lightning.Trainer` win."""
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return L.Trainer(max_steps=steps, **{**quiet, **options})
+
+
+Options = TypeVar("Options")
+
+
+def parse_options(kind: type[Options], config: Mapping[str, Any], where: str) -> Options:
+    """Make a dataclass of options from plain values.
+
+    Raises:
+        KnotsError: a key is unknown or absent, or a number is negative or no number.
+    """
+    known = get_type_hints(kind)
+    for key in config:
+        if key not in known:
+            raise unknown(f"key of {where!r}:", str(key), known)
+    absent = [key for key in known if key not in config]
+    if absent:
+        raise KnotsError(f"{where} lacks {', '.join(map(repr, absent))}")
+    for key, value in config.items():
+        if known[key] not in (int, float):
+            continue
+        fits = isinstance(value, int if known[key] is int else (int, float)) and not isinstance(value, bool)
+        if not (fits and 0 <= value < math.inf):
+            name = {int: "a whole number", float: "a number"}[known[key]]
+            raise KnotsError(f"{where}.{key} must be {name} that is not negative, got {value!r}")
+    return kind(**config)
+
+
+def cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> dict[str, Any]:
+    """For a LightningModule's `configure_optimizers`: linear warm-up, then a cosine to zero at `steps`."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write into; it takes the name `folder` only once the block ended well.
+
+    A folder of that name is replaced. After an exception or a kill, what was there before is still there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".old", dir=folder.parent))
+            folder.rename(old / folder.name)
+            unfinished.rename(folder)
+            shutil.rmtree(old)
+        else:
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
