@@ -1,0 +1,107 @@
+"""A terminal that shows our own lines, bars and tables and nobody else's; and the loggers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+from transformers.utils import logging as transformers_logging
+
+from knots.pipelines import Outcome
+from knots.reporting.tables import result_view
+from knots.runs import is_first_process
+
+log = logging.getLogger("knots.experiments")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes log lines between the progress bars; warnings are marked."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warned = record.levelno >= logging.WARNING
+        text = f"warning: {record.getMessage()}" if warned else record.getMessage()
+        self.console.print(Text(text, style="yellow" if warned else ""))
+
+
+@contextlib.contextmanager
+def session() -> Iterator[Console]:
+    """A console for one job; our log lines and all warnings go to it while the block runs."""
+    console = Console(quiet=not is_first_process())
+    # Lightning announces devices it found and products it sells on every run.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # A bar for reading a file that takes milliseconds.
+    transformers_logging.disable_progress_bar()
+    logger, handler = logging.getLogger("knots"), _ConsoleHandler(console)
+    # Raised inside Lightning by its own use of torch's private trees; nothing that a user could change.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+    shown = warnings.showwarning
+    # As log lines they also reach the run's log.txt.
+    warnings.showwarning = lambda message, *_, **__: logger.warning(str(message))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield console
+    finally:
+        logger.removeHandler(handler)
+        warnings.showwarning = shown
+
+
+def show_outcome(outcome: Outcome, console: Console) -> None:
+    """Print the table, and where everything is."""
+    console.print()
+    console.print(result_view(outcome.comparison))
+    for note in outcome.run.metrics["notes"]:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(f"Run folder: {outcome.run.folder}"), soft_wrap=True)
+
+
+def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
+    """Give a fresh run's numbers, table and figure to the logger that the configuration names."""
+    if not outcome.run.fresh or not is_first_process() or not config["logger"].get("_target_"):
+        return
+    # The settings silence a run of W&B, this what is said before there is one.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb  # only now, because a skipped run logs nothing and should not wait for it
+
+    logger = hydra.utils.instantiate(config["logger"])
+    try:
+        logger.log_hyperparams({**config, "run_id": outcome.run.run_id})
+        logger.log_metrics(_numbers(outcome.run.metrics))
+        if hasattr(logger, "log_table"):
+            logger.log_table("per_task", dataframe=_frame(outcome))
+            logger.log_image("accuracy", [str(outcome.run.folder / "figures" / "accuracy.png")])
+        logger.finalize("success")
+        if isinstance(logger.experiment, wandb.Run):
+            logger.experiment.finish()
+    except (wandb.errors.Error, OSError) as error:
+        log.warning("the run is finished, but %s could not log it: %s", type(logger).__name__, error)
+
+
+def _numbers(metrics: Any, prefix: str = "") -> dict[str, float]:
+    """Every number of `metrics.json` under a name like `per_task/digits/accuracy`."""
+    found: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            found |= _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[prefix + key] = value
+    return found
+
+
+def _frame(outcome: Outcome) -> pd.DataFrame:
+    """One row a task, with the numbers of `per_task`."""
+    tasks = outcome.run.metrics["per_task"]
+    rows = [{"task": task, **_numbers(numbers)} for task, numbers in tasks.items()]
+    return pd.DataFrame(rows)

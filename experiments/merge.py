@@ -1,0 +1,29 @@
+"""Merge the adapters of one model and measure the result beside the base and the fine-tuned models.
+
+uv run experiments/merge.py                                    the miniature, with KnOTS-TIES
+uv run experiments/merge.py merge=ties merge.scale=0.3         another method, another scale
+uv run experiments/merge.py -m merge=ties,knots_ties,core_tsv  several, one after the other
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments._cli import entry_point
+
+
+@entry_point("merge")
+def main(config: dict[str, Any]) -> None:
+    """Merge, evaluate, show, log."""
+    from experiments._session import log_outcome, session, show_outcome
+    from knots.pipelines import parse_merge, run_merge
+
+    plan = parse_merge(config)
+    with session() as console:
+        outcome = run_merge(plan, console)
+        show_outcome(outcome, console)
+        log_outcome(outcome, config)
+
+
+if __name__ == "__main__":
+    main()

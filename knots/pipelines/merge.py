@@ -1,0 +1,346 @@
+"""Merge adapters and measure the result.
+
+`run_merge` answers one question and, before it, the two that its answer is compared with: the base as it is,
+and every task by its own adapter. Each answer is a run of its own and is found again if it is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+
+from knots.adapters import Adapter, load_adapter, save_adapter
+from knots.adapters.shortening import shorten as shorten_update
+from knots.checks import updates_by_module
+from knots.errors import KnotsError
+from knots.evaluation import (
+    Ensemble,
+    EvaluationResult,
+    Finetuned,
+    Merged,
+    Predictor,
+    ZeroShot,
+    evaluate,
+    summarize,
+)
+from knots.merging import merge
+from knots.models.attach import check_modules
+from knots.models.clip import Clip
+from knots.models.families import FAMILIES
+from knots.models.heads import Heads, build_heads
+from knots.pipelines.identity import base_identity, merge_identity
+from knots.pipelines.plans import MergePlan
+from knots.pipelines.progress import EvaluationBar
+from knots.reporting.comparison import Comparison
+from knots.reporting.figures import result_figure, save_figure
+from knots.runs import PREDICTIONS, Run, find_run, run_id, writing
+from knots.updates import LowRank, Update
+
+log = logging.getLogger(__name__)
+
+BASELINES: Mapping[str, tuple[str, ...]] = {
+    "merged": ("zero_shot", "finetuned"),
+    "ensemble": ("zero_shot", "finetuned"),
+    "zero_shot": (),
+    "finetuned": (),
+}
+"""What each kind of predictor is compared with."""
+
+DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run and the baselines it is compared with."""
+
+    run: Run
+    baselines: Mapping[str, Run]
+
+    @property
+    def comparison(self) -> Comparison:
+        """Their numbers, ready for tables and figures."""
+        return Comparison(self.run.metrics, {kind: run.metrics for kind, run in self.baselines.items()})
+
+
+def run_merge(plan: MergePlan, console: Console | None = None) -> Outcome:
+    """Merge the adapters as planned and measure the result; what is finished already is read, not run.
+
+    Args:
+        plan: what to run.
+        console: where progress bars are drawn; None draws none.
+
+    Returns:
+        The run and its baselines, each in a folder of its own below `plan.root`.
+
+    Raises:
+        KnotsError: options, adapters, model and suite do not fit together, or a folder cannot be written.
+            A mistake in the options or the adapters shows before anything is evaluated.
+    """
+    bench = Bench(plan, console or Console(quiet=True))
+    if plan.force or _found(plan, bench) is None:
+        rehearse(plan, bench)
+    baselines = {kind: _answer(plan.baseline(kind), bench, {}) for kind in BASELINES[plan.kind]}
+    answer = _answer(plan, bench, baselines)
+    return Outcome(answer.run, {kind: found.run for kind, found in baselines.items()})
+
+
+class Bench:
+    """What the runs of one call share, each part loaded when it is first needed."""
+
+    def __init__(self, plan: MergePlan, console: Console) -> None:
+        self.plan, self.console = plan, console
+
+    @cached_property
+    def adapters(self) -> list[Adapter]:
+        """One adapter a task, in the suite's order."""
+        pattern = self.plan.model.adapters
+        return [
+            load_adapter(pattern.replace("{task}", task), name=task) for task in self.plan.suite.task_names
+        ]
+
+    @cached_property
+    def base(self) -> Mapping[str, str | None]:
+        """What tells the base from others."""
+        return base_identity(self.plan.model)
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The base in the plan's precision."""
+        model = self.plan.model
+        family = FAMILIES[model.family]
+        clip = family.load(family.spec(model.name, model.base, model.revision))
+        clip.model.to(DTYPES[self.plan.scoring.precision])
+        return clip
+
+    @cached_property
+    def heads(self) -> Heads:
+        """Class features of every task and of their union."""
+        return build_heads(self.clip, self.plan.suite)
+
+    def trainer(self, label: str) -> L.Trainer:
+        """A trainer that shows one bar and writes nothing.
+
+        Raises:
+            KnotsError: Lightning refuses the options.
+        """
+        bar = EvaluationBar(label, self.plan.suite.task_names, self.console)
+        try:
+            return L.Trainer(
+                **self.plan.trainer,
+                precision="32-true",
+                logger=False,
+                callbacks=[bar],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise KnotsError(f"trainer={dict(self.plan.trainer)}: {error}") from error
+
+
+def rehearse(plan: MergePlan, bench: Bench) -> None:
+    """Find what is wrong with options and adapters before anything slow happens.
+
+    The adapters are held against each other and against the model; `merge` is asked to take the options.
+
+    Raises:
+        KnotsError: whatever the run itself would have raised later.
+    """
+    _published(plan)
+    if plan.kind == "zero_shot":
+        return
+    if plan.kind == "merged":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the merge itself says it again
+            shapes = {parts[0].shape for parts in updates_by_module(bench.adapters, "cpu").values()}
+            merge(_stand_ins(plan.suite.task_names, min(shapes)), **plan.options, seed=plan.seed)
+    for adapter in bench.adapters:
+        check_modules(bench.clip.tower, adapter)
+
+
+def _stand_ins(tasks: Sequence[str], shape: tuple[int, int]) -> list[Adapter]:
+    """Adapters of one random module [O, I], to try options on."""
+    generator = torch.Generator().manual_seed(0)
+    b, a = torch.randn(shape[0], 2, generator=generator), torch.randn(2, shape[1], generator=generator)
+    return [Adapter(task, {"module": LowRank(b.roll(place, 0), a)}) for place, task in enumerate(tasks)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A run and its counts and predictions."""
+
+    run: Run
+    result: EvaluationResult
+
+
+def _found(plan: MergePlan, bench: Bench) -> Run | None:
+    return find_run(plan.root, run_id(_identity(plan, bench)))
+
+
+def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
+    return merge_identity(plan, bench.base, bench.adapters if plan.kind != "zero_shot" else ())
+
+
+def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> Answer:
+    """Read the run if it is finished, else make it."""
+    found = None if plan.force else _found(plan, bench)
+    if found is not None:
+        log.info("%s is finished already: %s", plan.label, found.folder)
+        return Answer(found, _stored_result(found))
+    identity = _identity(plan, bench)
+    name = run_id(identity)
+    with writing(plan.root, name, config=plan.config, identity=identity) as draft:
+        if plan.kind == "merged":
+            _say_options(plan)
+        log.info("%s: evaluating on the %s split of %s", plan.label, plan.scoring.split, plan.suite.name)
+        result, cost = _evaluate(plan, bench)
+        metrics = _summary(plan, result, {kind: base.result for kind, base in baselines.items()}, cost)
+        result.predictions.to_parquet(draft.folder / PREDICTIONS, index=False)
+        if result.adapter is not None:
+            _keep_adapter(result.adapter, draft.folder)
+        compared = {kind: base.run.metrics for kind, base in baselines.items()}
+        save_figure(result_figure(Comparison(metrics, compared)), draft.folder / "figures", "accuracy")
+        draft.metrics.update(metrics)
+    return Answer(Run(plan.root / name, metrics, fresh=True), result)
+
+
+def _say_options(plan: MergePlan) -> None:
+    """Whether the options are tuned ones, and what they are."""
+    chosen = ", ".join(f"{key} {plan.options[key]:g}" for key in ("scale", "density", "drop"))
+    source = plan.description["source"]
+    if source:
+        log.info("options: %s (published for %s: %s)", chosen, plan.model.name, source)
+    else:
+        log.info(
+            "no tuned options are published for %s on %s; using neutral ones where none are given: %s",
+            plan.label,
+            plan.model.name,
+            chosen,
+        )
+
+
+def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | None]:
+    """Score the plan's predictor; also what shortening the merge cost, where it was shortened."""
+    costs: list[float] = []
+
+    def merged(device: torch.device) -> Adapter:
+        adapter = merge(bench.adapters, **plan.options, seed=plan.seed, device=device)
+        if plan.max_rank is None:
+            return adapter
+        short, cost = shorten(adapter, plan.max_rank)
+        log.info("shortened to rank %d; relative error %.2g", plan.max_rank, cost)
+        costs.append(cost)
+        return short
+
+    result = evaluate(
+        bench.clip,
+        plan.suite,
+        _predictor(plan.kind, bench, merged),
+        mode=plan.scoring.mode,
+        protocol=plan.scoring.protocol,
+        split=plan.scoring.split,
+        cache_dir=plan.cache_dir,
+        batch_size=plan.scoring.batch_size,
+        trainer=bench.trainer(plan.label),
+        heads=bench.heads,
+    )
+    return result, costs[0] if costs else None
+
+
+def _predictor(kind: str, bench: Bench, merged: Callable[[torch.device], Adapter]) -> Predictor:
+    if kind == "merged":
+        return Merged(merged)
+    if kind == "ensemble":
+        return Ensemble(bench.adapters)
+    return Finetuned(bench.adapters) if kind == "finetuned" else ZeroShot()
+
+
+def shorten(adapter: Adapter, max_rank: int) -> tuple[Adapter, float]:
+    """Every update cut to `max_rank` by SVD; and the Frobenius norm of what was cut over that of all."""
+    short: dict[str, Update] = {}
+    cut = total = 0.0
+    for module, update in adapter.updates.items():
+        part = shorten_update(update, max_rank)
+        short[module] = part.update
+        cut, total = cut + part.cut, total + part.total
+    return replace(adapter, updates=short), (cut / total) ** 0.5 if total > 0 else 0.0
+
+
+def _summary(
+    plan: MergePlan, result: EvaluationResult, baselines: Mapping[str, EvaluationResult], cost: float | None
+) -> dict[str, Any]:
+    """The content of `metrics.json`. A baseline is its own reference."""
+    known = {**baselines, plan.kind: result}
+    return summarize(
+        result,
+        model=plan.model.name,
+        merge={**plan.description, "max_rank_error": cost},
+        seed=plan.seed,
+        zero_shot=known.get("zero_shot"),
+        finetuned=known.get("finetuned"),
+        published=_published(plan),
+    )
+
+
+def _published(plan: MergePlan) -> dict[str, float] | None:
+    """Published fine-tuned accuracies in percent; None where the plan does not divide by them.
+
+    Raises:
+        KnotsError: a task has none.
+    """
+    if plan.scoring.normalize_by != "published" or not BASELINES[plan.kind]:
+        return None
+    figures = {task.name: getattr(task, "published", None) for task in plan.suite.tasks}
+    absent = [name for name, figure in figures.items() if figure is None]
+    if absent:
+        raise KnotsError(
+            f"normalize_by='published': suite {plan.suite.name!r} names no published fine-tuned accuracy for "
+            f"{', '.join(absent)}; use normalize_by=measured"
+        )
+    return {name: float(figure) for name, figure in figures.items() if figure is not None}
+
+
+def _keep_adapter(adapter: Adapter, folder: Path) -> None:
+    """Save the merge, if there is anything to save."""
+    updates = {name: update.to("cpu") for name, update in adapter.updates.items()}
+    if all(not bool(update.dense().any()) for update in updates.values()):
+        log.warning("the merge changes nothing (every update is zero), so no adapter is saved")
+        return
+    save_adapter(replace(adapter, updates=updates), folder / "adapter")
+
+
+def _stored_result(run: Run) -> EvaluationResult:
+    """Counts and predictions of a finished run, as a baseline needs them; without the joint counts."""
+    metrics = run.metrics
+    predictions = pd.read_parquet(run.folder / PREDICTIONS)
+    tasks = tuple(metrics["per_task"])
+    right = (predictions["prediction"] == predictions["label"]).to_numpy(dtype=bool, na_value=False)
+    correct = [int(right[(predictions["task"] == task).to_numpy()].sum()) for task in tasks]
+    return EvaluationResult(
+        suite=metrics["suite"],
+        kind=metrics["merge"]["kind"],
+        mode=metrics["mode"],
+        protocol=metrics["protocol"],
+        split=metrics["split"],
+        tasks=tasks,
+        n=np.array([metrics["per_task"][task]["n"] for task in tasks], dtype=np.int64),
+        correct=None if metrics["mode"] == "joint" else np.array(correct, dtype=np.int64),
+        joint=None,
+        predictions=predictions,
+        unscored=metrics["unscored"],
+        adapter=None,
+        notes=tuple(metrics["notes"]),
+    )

@@ -1,0 +1,73 @@
+"""`experiments/pretrain.py` and `experiments/finetune.py`, as a user types them, with a handful of steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    def run(script, *overrides):
+        environment = {**os.environ, "KNOTS_CACHE": str(place / "cache")}
+        command = [sys.executable, str(ROOT / "experiments" / script), *overrides]
+        options = {"cwd": place, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(command, check=False, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def base(place, run):
+    small = ["shape.width=32", "shape.layers=1", "plan.pictures=500", "plan.steps=3", "plan.batch_size=32"]
+    done = run("pretrain.py", f"folder={place / 'base'}", *small)
+    assert done.returncode == 0, done.stderr
+    return place / "base"
+
+
+@pytest.fixture(scope="module")
+def finetune(base, place, run):
+    def finetune(*overrides):
+        short = ["finetune.steps=4", "finetune.validate_every=2", f"folder={place / 'adapters'}"]
+        return run("finetune.py", f"model.base={base}", *short, *overrides)
+
+    return finetune
+
+
+def test_a_base_is_trained_and_adapters_for_it(base, finetune, place):
+    assert (base / "model.safetensors").is_file()
+    done = finetune("tasks=[digits,signs]")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (place / "adapters").iterdir()) == ["digits", "signs"]
+    again = finetune("tasks=signs")
+    assert again.returncode == 0
+    assert "signs: finished before" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks=sings", "did you mean 'signs'"),
+        ("finetune.rank=eight", "finetune.rank must be a whole number"),
+        ("finetune.rank=0", "finetune.rank must be at least 1, got 0"),
+        ("finetune.stepz=3", "stepz"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_leaves_nothing(finetune, place, override, message):
+    before = sorted(place.rglob("*.json"))
+    done = finetune(override)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(place.rglob("*.json")) == before

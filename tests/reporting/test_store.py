@@ -1,0 +1,51 @@
+"""The report over an output folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from knots.errors import KnotsError
+from knots.reporting.store import report
+from tests.reporting.conftest import make_metrics
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    low, high = make_metrics("merged", 50.0, method="ties"), make_metrics("merged", 70.0, method="core_ties")
+    low["average"]["normalized"], high["average"]["normalized"] = 90.0, 60.0
+    for name, metrics in (("aaa", low), ("bbb", high), ("ccc", make_metrics("zero_shot", 40.0, joint=False))):
+        folder = tmp_path / "merge" / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return tmp_path
+
+
+def order(outputs: Path, sort: str) -> list[str]:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(report(outputs, sort=sort))
+    words = [line.split()[0] for line in captured.get().splitlines() if line.strip()]
+    return [word for word in words if word in ("aaa", "bbb", "ccc")]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("normalized", ["aaa", "bbb", "ccc"]),
+        ("accuracy", ["bbb", "aaa", "ccc"]),
+        ("joint", ["bbb", "aaa", "ccc"]),
+        ("method", ["bbb", "aaa", "ccc"]),
+    ],
+)
+def test_runs_are_sorted_and_those_without_the_number_come_last(
+    outputs: Path, sort: str, expected: list[str]
+):
+    assert order(outputs, sort) == expected
+
+
+def test_no_runs_and_an_unknown_order_are_said(tmp_path: Path):
+    assert "no finished runs below" in str(report(tmp_path, sort="joint"))
+    with pytest.raises(KnotsError, match="unknown sort 'acuracy'; did you mean 'accuracy'"):
+        report(tmp_path, sort="acuracy")

@@ -1,0 +1,160 @@
+"""Every configuration composes to what it promises; the published numbers are the official ones."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from experiments._cli import CONF, plain
+from knots.errors import KnotsError
+from knots.merging import METHODS
+from knots.pipelines import parse_merge
+from knots.pipelines.plans import KINDS
+
+# gstoica27/KnOTS@baa35e8, configs/: scale, density, drop, seed, reduce (only for task arithmetic).
+OFFICIAL = {
+    ("vit_b_32", "task_arithmetic"): {"scale": 0.1, "reduce": "sum"},
+    ("vit_b_32", "ties"): {"scale": 0.3, "density": 0.3},
+    ("vit_b_32", "dare_ties"): {"scale": 0.6, "density": 1.0, "drop": 0.2, "seed": 424},
+    ("vit_b_32", "knots_ties"): {"scale": 0.6, "density": 0.2},
+    ("vit_b_32", "knots_dare_ties"): {"scale": 0.7, "density": 1.0, "drop": 0.1, "seed": 421},
+    ("vit_l_14", "task_arithmetic"): {"scale": 0.3, "reduce": "mean"},
+    ("vit_l_14", "ties"): {"scale": 0.3, "density": 0.2},
+    ("vit_l_14", "dare_ties"): {"scale": 0.6, "density": 1.0, "drop": 0.2},
+    ("vit_l_14", "knots_ties"): {"scale": 0.5, "density": 0.2},
+    ("vit_l_14", "knots_dare_ties"): {"scale": 0.5, "density": 1.0, "drop": 0.1},
+    ("llama3_8b", "task_arithmetic"): {"scale": 0.5, "reduce": "sum"},
+    ("llama3_8b", "ties"): {"scale": 0.5, "density": 1.0},
+    ("llama3_8b", "dare_ties"): {"scale": 0.4, "density": 1.0, "drop": 0.8},
+    ("llama3_8b", "knots_ties"): {"scale": 0.5, "density": 1.0},
+    ("llama3_8b", "knots_dare_ties"): {"scale": 0.4, "density": 1.0, "drop": 0.8},
+}
+MERGES = sorted(path.stem for path in (CONF / "merge").glob("[!_]*.yaml"))
+
+
+def composed(*overrides: str, conf: Path = CONF) -> dict:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return plain(compose("merge", overrides=["logger=none", *overrides]))
+
+
+def test_all_fifteen_published_settings_are_the_official_ones():
+    found = {}
+    for path in (CONF / "published").glob("*/*.yaml"):
+        options = yaml.safe_load(path.read_text())
+        assert "KnOTS@baa35e8" in options.pop("source")
+        # The published seeds belong to the official masks, and to no others.
+        assert options.pop("dare_rng", None) == ("reference" if "seed" in options else None)
+        found[path.parent.name, path.stem] = options
+    assert len(OFFICIAL) == 15
+    assert found == OFFICIAL
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """The configuration with one more model, for which numbers are published."""
+    for entry in CONF.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "model").unlink()
+    (tmp_path / "model").mkdir()
+    mini = (CONF / "model" / "mini_clip.yaml").read_text()
+    (tmp_path / "model" / "mini_clip.yaml").write_text(mini)
+    (tmp_path / "model" / "vit_b_32.yaml").write_text("defaults: [mini_clip, _self_]\nname: vit_b_32\n")
+    return tmp_path
+
+
+def test_published_numbers_win_over_neutral_ones_and_the_command_line_over_both(conf: Path):
+    assert composed("merge=knots_ties")["merge"]["scale"] == 1.0
+    published = composed("model=vit_b_32", "merge=knots_ties", conf=conf)
+    assert published["merge"]["scale"] == 0.6
+    assert "KnOTS" in published["merge"]["source"]
+    assert composed("model=vit_b_32", "merge=ties", "merge.scale=0.9", conf=conf)["merge"]["scale"] == 0.9
+    # A pair without published numbers.
+    assert composed("model=vit_b_32", "merge=core_ties", conf=conf)["merge"]["source"] is None
+
+
+def test_the_published_seed_counts_unless_the_user_names_one(conf: Path):
+    assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", conf=conf)).seed == 424
+    assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", "seed=0", conf=conf)).seed == 0
+    assert parse_merge(composed("merge=dare_ties")).seed == 0
+
+
+def test_suite_auto_is_the_suite_that_the_model_names(conf: Path):
+    # A variant of a model inherits the suite.
+    for model in ("mini_clip", "vit_b_32"):
+        config = composed(f"model={model}", conf=conf)
+        assert config["suite"]["name"] == "mini_vision8"
+        assert list(config["suite"]["tasks"])[:2] == ["digits", "street_numbers"]
+    assert composed("suite=mini_vision8") == composed()
+
+
+def test_a_suite_of_another_modality_is_refused():
+    config = composed()
+    config["suite"]["modality"] = "language"
+    with pytest.raises(KnotsError, match=r"is of language, but model 'mini_clip' takes vision"):
+        parse_merge(config)
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_every_merge_choice_is_a_plan_called_by_its_own_name(name: str):
+    plan = parse_merge(composed(f"merge={name}"))
+    assert plan.label == name
+    assert plan.kind == (name if name in KINDS else "merged")
+    if plan.kind == "merged":
+        assert {"space": plan.options["space"], "rule": plan.options["rule"]} == dict(METHODS[name])
+
+
+def test_the_issue_s_merges_are_all_there():
+    assert set(MERGES) == {
+        *("task_arithmetic", "ties", "dare_ties", "knots_ties", "knots_dare_ties", "knots_rows_ties"),
+        *("core_ties", "core_tsv", "dare_task_arithmetic", "ensemble", "zero_shot", "finetuned"),
+    }
+
+
+@pytest.mark.parametrize("group", ["eval", "trainer", "paths", "model"])
+def test_every_choice_of_every_other_group_is_a_plan(group: str):
+    for path in (CONF / group).glob("*.yaml"):
+        parse_merge(composed(f"{group}={path.stem}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("merge.scale=much", r"merge.scale='much'; a number is needed"),
+        ("merge.density=true", r"merge.density=True; a number is needed"),
+        ("merge.weights=3", r"merge.weights=3; a list of numbers is needed"),
+        ("merge.isotropize=1", r"merge.isotropize=1; true or false is needed"),
+        ("batch_size=0", r"batch_size=0; a whole number of 1 or more"),
+        ("seed=-1", r"seed=-1; a whole number of 0 or more"),
+        ("max_rank=1.5", r"max_rank=1.5; a whole number"),
+        ("split=tset", r"unknown split 'tset'; did you mean 'test'"),
+        ("eval.mode=joined", r"unknown eval.mode 'joined'; did you mean 'joint'"),
+        ("eval.protocol=fp16", r"unknown eval.protocol 'fp16'"),
+        ("precision=64", r"unknown precision '64'"),
+        ("normalize_by=paper", r"unknown normalize_by 'paper'"),
+        ("adapters=/some/folder", r"adapters='/some/folder' has no \{task\}"),
+        ("force=maybe", r"force='maybe'; true or false"),
+        ("merge.kind=merge", r"unknown merge.kind 'merge'; did you mean 'merged'"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(override: str, message: str):
+    with pytest.raises(KnotsError, match=message):
+        parse_merge(composed(override))
+
+
+def test_what_merges_nothing_takes_no_options():
+    with pytest.raises(KnotsError, match=r"merge.scale=0.3: zero_shot merges nothing"):
+        parse_merge(composed("merge=zero_shot", "+merge.scale=0.3"))
+
+
+def test_a_changed_method_is_called_by_its_new_name():
+    assert parse_merge(composed("merge=ties", "merge.space=knots")).label == "knots_ties"
+    assert parse_merge(composed("merge=ties", "merge.drop=0.5")).label == "dare_ties"
+    assert parse_merge(composed("merge=ties", "merge.rule=/a/b.py:f")).label == "full x b.py:f"
+
+
+def test_a_rule_put_in_the_place_of_ties_gets_no_density():
+    assert parse_merge(composed("merge=knots_ties")).options["density"] == 0.2
+    assert parse_merge(composed("merge=knots_ties", "merge.rule=mine.py:f")).options["density"] == 1.0
+    chosen = composed("merge=knots_ties", "merge.rule=mine.py:f", "merge.density=0.5")
+    assert parse_merge(chosen).options["density"] == 0.5
