@@ -129,7 +129,9 @@ def _mistake(error: Exception) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return str(unknown(group, name, _public(error.options)))
-    if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):
+    if isinstance(error, ConfigCompositionException) and isinstance(
+        cause, ConfigAttributeError | ConfigKeyError
+    ):
         return _unknown_key(cause)
     if isinstance(error, ConfigCompositionException) and isinstance(cause, KnotsError):
         return str(cause)

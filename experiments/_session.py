@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -71,11 +70,12 @@ def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
     """Give a fresh run's numbers, table and figure to the logger that the configuration names."""
     if not outcome.run.fresh or not is_first_process() or not config["logger"].get("_target_"):
         return
-    # The settings silence a run of W&B, this what is said before there is one.
-    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb  # only now, because a skipped run logs nothing and should not wait for it
 
     logger = hydra.utils.instantiate(config["logger"])
+    # The configuration silences a run of W&B; this, what is said before there is one. It reads whether to be
+    # offline from the environment, where the logger has just put it.
+    wandb.setup(wandb.Settings(silent=True))
     try:
         logger.log_hyperparams({**config, "run_id": outcome.run.run_id})
         logger.log_metrics(_numbers(outcome.run.metrics))

@@ -31,13 +31,6 @@ PLAN = {
 }  # fmt: skip
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 
-pytestmark = pytest.mark.filterwarnings(
-    # Lightning with the pytree of torch 2.15.
-    "ignore:.*LeafSpec.*",
-    # transformers about its own attribute.
-    "ignore:.*is_gradient_checkpointing.*:FutureWarning",
-)
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

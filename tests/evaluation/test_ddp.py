@@ -15,7 +15,6 @@ from tests.miniatures import tiny_clip
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Lightning's pytree code meets a class that PyTorch 2.15 is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

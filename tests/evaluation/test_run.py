@@ -19,7 +19,6 @@ from tests.evaluation.conftest import Score
 from tests.miniatures import MODULES, draw_noise, tiny_suite
 
 # Lightning's pytree code meets a class that PyTorch 2.15 is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 PREDICTORS = ("zero_shot", "merged", "merged later", "ensemble", "finetuned")
 

@@ -13,7 +13,6 @@ from tests.evaluation.conftest import Score
 from tests.miniatures import tiny_suite
 
 # Lightning's pytree code meets a class that PyTorch 2.15 is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 DESCRIPTION = {"kind": "merged", "method": "knots_ties", "scale": 0.6}
 

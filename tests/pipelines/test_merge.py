@@ -19,7 +19,6 @@ from knots.pipelines.identity import base_identity, merge_identity
 from knots.pipelines.merge import Bench
 
 # Raised inside Lightning by its own use of torch's private trees.
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
 
 Plans = Callable[..., MergePlan]
 
