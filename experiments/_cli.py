@@ -73,7 +73,10 @@ def _run(task: Task, config_name: str) -> int:
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns an interrupt into an exit.
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
         _say("interrupted; no unfinished run was kept", sys.stderr)
         return INTERRUPTED
     except Exception as error:
@@ -207,11 +210,10 @@ def when(value: str, expected: str, then: Any, otherwise: Any) -> Any:
     return then if value == expected else otherwise
 
 
-def wandb_offline() -> bool:
-    """True unless a key for Weights & Biases is configured, or WANDB_MODE decides."""
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"] != "online"
-    return not (os.environ.get("WANDB_API_KEY") or _netrc_has("api.wandb.ai"))
+def wandb_mode() -> str:
+    """What WANDB_MODE says; else online where a key for Weights & Biases is configured, offline without."""
+    configured = os.environ.get("WANDB_API_KEY") or _netrc_has("api.wandb.ai")
+    return os.environ.get("WANDB_MODE") or ("online" if configured else "offline")
 
 
 def _netrc_has(host: str) -> bool:
@@ -224,4 +226,4 @@ def _netrc_has(host: str) -> bool:
 
 OmegaConf.register_new_resolver("suite_of", suite_of, replace=True)
 OmegaConf.register_new_resolver("when", when, replace=True)
-OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
+OmegaConf.register_new_resolver("wandb_mode", wandb_mode, replace=True)

@@ -73,8 +73,7 @@ def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
     import wandb  # only now, because a skipped run logs nothing and should not wait for it
 
     logger = hydra.utils.instantiate(config["logger"])
-    # The configuration silences a run of W&B; this, what is said before there is one. It reads whether to be
-    # offline from the environment, where the logger has just put it.
+    # The configuration silences a run of W&B; this, what is said before there is one.
     wandb.setup(wandb.Settings(silent=True))
     try:
         logger.log_hyperparams({**config, "run_id": outcome.run.run_id})

@@ -212,14 +212,20 @@ def test_a_bug_keeps_its_traceback(command: Command, small: list[str], monkeypat
         command("merge", small)
 
 
-def test_an_interrupt_ends_with_130(command: Command, small: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupt_ends_with_130_and_keeps_nothing(
+    command: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("knots.pipelines.run_merge", interrupted)
-    done = command("merge", small)
+    monkeypatch.setattr("knots.evaluation.module.SuiteEvaluation.test_step", interrupted)
+    # Lightning ignores further interrupts from then on.
+    before = signal.getsignal(signal.SIGINT)
+    done = command("merge", [*small, "merge=zero_shot"])
+    signal.signal(signal.SIGINT, before)
     assert done.code == 130
-    assert "interrupted" in done.err
+    assert done.err == "interrupted; no unfinished run was kept\n"
+    assert list((tmp_path / "outputs" / "merge").iterdir()) == []
 
 
 SHELL = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
