@@ -64,7 +64,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 def test_published_numbers_win_over_neutral_ones_and_the_command_line_over_both(conf: Path):
-    assert composed("merge=knots_ties")["merge"]["scale"] == 1.0
+    assert composed("merge=knots_ties")["merge"]["scale"] == 0.3
     published = composed("model=vit_b_32", "merge=knots_ties", conf=conf)
     assert published["merge"]["scale"] == 0.6
     assert "KnOTS" in published["merge"]["source"]
