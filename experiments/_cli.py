@@ -31,6 +31,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MISTAKE = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 Task = Callable[[dict[str, Any]], None]
 
@@ -74,15 +75,26 @@ def _run(task: Task, config_name: str) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns an interrupt into an exit.
-        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+        code = _stopped(stop)
+        if code is None:
             raise
-        _say("interrupted; no unfinished run was kept", sys.stderr)
-        return INTERRUPTED
+        _say("stopped; no unfinished run was kept", sys.stderr)
+        return code
     except Exception as error:
         _complain(error)
         return MISTAKE
     return MISTAKE if mistakes else 0
+
+
+def _stopped(stop: BaseException) -> int | None:
+    """The exit code of a run that was stopped from outside, as a shell would give it; None if it was not.
+
+    Lightning turns an interrupt into an exit with 1, and SIGTERM (a scheduler's time limit) into one with 0,
+    which would look like success.
+    """
+    if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+        return INTERRUPTED
+    return TERMINATED if type(stop).__name__ == "SIGTERMException" else None
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file, save_file
 
 from experiments._cli import CONF
@@ -212,19 +213,20 @@ def test_a_bug_keeps_its_traceback(command: Command, small: list[str], monkeypat
         command("merge", small)
 
 
-def test_an_interrupt_ends_with_130_and_keeps_nothing(
-    command: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (SIGTERMException, 143)])
+def test_a_run_that_is_stopped_says_so_and_keeps_nothing(
+    command: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type, code: int
 ):
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stopped(*_: object) -> None:
+        raise stop
 
-    monkeypatch.setattr("knots.evaluation.module.SuiteEvaluation.test_step", interrupted)
+    monkeypatch.setattr("knots.evaluation.module.SuiteEvaluation.test_step", stopped)
     # Lightning ignores further interrupts from then on.
     before = signal.getsignal(signal.SIGINT)
     done = command("merge", [*small, "merge=zero_shot"])
     signal.signal(signal.SIGINT, before)
-    assert done.code == 130
-    assert done.err == "interrupted; no unfinished run was kept\n"
+    assert done.code == code
+    assert done.err == "stopped; no unfinished run was kept\n"
     assert list((tmp_path / "outputs" / "merge").iterdir()) == []
 
 
