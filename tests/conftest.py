@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# The models here are tiny. With a thread a core, each process of a test that starts several would wait for
+# threads that the others keep from running. OpenMP reads this when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

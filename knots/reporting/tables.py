@@ -158,9 +158,9 @@ class RunsTable:
             yield whole
         else:
             yield self._rows(self.title, summary)
-            yield self._rows(f"{self.title}: accuracy per task, %", tasks)
+            yield self._rows(f"{self.title}: accuracy per task, %", tasks, told=False)
 
-    def _rows(self, title: str, columns: Sequence[str]) -> Table:
+    def _rows(self, title: str, columns: Sequence[str], told: bool = True) -> Table:
         table = _table(title, gap=0)
         table.add_column("run", no_wrap=True, style="dim")
         table.add_column("merge")
@@ -168,7 +168,7 @@ class RunsTable:
             table.add_column(_stacked(column), justify="right", no_wrap=True)
         for name, metrics in self.runs:
             cells = [_plain(_number(metrics, column)) for column in columns]
-            table.add_row(name[:SHORT], _label(metrics), *cells)
+            table.add_row(name[:SHORT], _label(metrics) if told else metrics["merge"]["method"], *cells)
         return table
 
 
