@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from torch import Tensor
 from knots.adapters.adapter import Adapter
 from knots.adapters.config import Patterns
 from knots.adapters.keys import WRAPPER
-from knots.adapters.shortening import shorten
+from knots.adapters.shortening import shorten_all
 from knots.adapters.sources import CONFIG_FILE, HEADS_FILE, SAFETENSORS_FILE
 from knots.adapters.tensors import Entry, write_tensors
 from knots.errors import KnotsError
@@ -55,7 +54,8 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, max_rank: int | None =
     target = Path(folder).expanduser().absolute()
     _check_target(target)
     _check_values(adapter)
-    parts, error = _shorten_all(adapter.updates, max_rank)
+    short, error = shorten_all(adapter.updates, max_rank)
+    parts = {module: update for module, update in short.items() if update.rank > 0}
     if not parts:
         raise KnotsError(f"adapter {adapter.name!r}: every update is zero, so there is nothing to save")
     named = {adapter.prefix + module: update for module, update in parts.items()}
@@ -67,18 +67,6 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, max_rank: int | None =
         text = json.dumps(_config(adapter, ranks), indent=2) + "\n"
         (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
     return error
-
-
-def _shorten_all(updates: Mapping[str, Update], max_rank: int | None) -> tuple[dict[str, Update], float]:
-    """The updates that are not zero, at their exact rank or `max_rank`; and the relative error over all."""
-    parts: dict[str, Update] = {}
-    cut = total = 0.0
-    for module, update in updates.items():
-        short = shorten(update, max_rank)
-        cut, total = cut + short.cut, total + short.total
-        if short.update.rank > 0:
-            parts[module] = short.update
-    return parts, math.sqrt(cut / total) if total > 0 else 0.0
 
 
 def _check_values(adapter: Adapter) -> None:

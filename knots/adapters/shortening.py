@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,17 @@ def shorten(update: Update, max_rank: int | None) -> Shortened:
     root = s[:kept].sqrt()
     short = LowRank((u[:, :kept] * root).float(), (root[:, None] * vt[:kept]).float())
     return Shortened(short, 0.0 if max_rank is None else float(s[kept:].square().sum()), total)
+
+
+def shorten_all(updates: Mapping[str, Update], max_rank: int | None) -> tuple[dict[str, Update], float]:
+    """Every update by `shorten`; and the Frobenius norm of all that was cut over that of all updates."""
+    short: dict[str, Update] = {}
+    cut = total = 0.0
+    for module, update in updates.items():
+        part = shorten(update, max_rank)
+        short[module] = part.update
+        cut, total = cut + part.cut, total + part.total
+    return short, math.sqrt(cut / total) if total > 0 else 0.0
 
 
 def rounding(rank: int) -> float:

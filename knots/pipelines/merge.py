@@ -22,7 +22,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from knots.adapters import Adapter, load_adapter, save_adapter
-from knots.adapters.shortening import shorten as shorten_update
+from knots.adapters.shortening import shorten_all
 from knots.checks import updates_by_module
 from knots.errors import KnotsError
 from knots.evaluation import (
@@ -46,7 +46,7 @@ from knots.pipelines.progress import EvaluationBar
 from knots.reporting.comparison import Comparison
 from knots.reporting.figures import result_figure, save_figure
 from knots.runs import PREDICTIONS, Run, find_run, run_id, writing
-from knots.updates import LowRank, Update
+from knots.updates import LowRank
 
 log = logging.getLogger(__name__)
 
@@ -240,10 +240,10 @@ def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | 
         adapter = merge(bench.adapters, **plan.options, seed=plan.seed, device=device)
         if plan.max_rank is None:
             return adapter
-        short, cost = shorten(adapter, plan.max_rank)
+        short, cost = shorten_all(adapter.updates, plan.max_rank)
         log.info("shortened to rank %d; relative error %.2g", plan.max_rank, cost)
         costs.append(cost)
-        return short
+        return replace(adapter, updates=short)
 
     result = evaluate(
         bench.clip,
@@ -266,17 +266,6 @@ def _predictor(kind: str, bench: Bench, merged: Callable[[torch.device], Adapter
     if kind == "ensemble":
         return Ensemble(bench.adapters)
     return Finetuned(bench.adapters) if kind == "finetuned" else ZeroShot()
-
-
-def shorten(adapter: Adapter, max_rank: int) -> tuple[Adapter, float]:
-    """Every update cut to `max_rank` by SVD; and the Frobenius norm of what was cut over that of all."""
-    short: dict[str, Update] = {}
-    cut = total = 0.0
-    for module, update in adapter.updates.items():
-        part = shorten_update(update, max_rank)
-        short[module] = part.update
-        cut, total = cut + part.cut, total + part.total
-    return replace(adapter, updates=short), (cut / total) ** 0.5 if total > 0 else 0.0
 
 
 def _summary(
