@@ -203,7 +203,7 @@ def finetune(
         The accuracies on the validation split, in percent, of the base (`zero_shot`) and of the adapter
         (`finetuned`).
     """
-    heads = class_features(clip, task.classes, task.templates)
+    heads = class_features(clip.encode_text, task.classes, task.templates)
     loader = DataLoader(_tensors(data["validation"]), batch_size=VALIDATION_BATCH)
     with seeded(plan.seed):
         tower: Any = get_peft_model(clip.tower, _lora(plan))

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from knots.adapters import Adapter
-from knots.suites.data import ImageArrays, Source
+from knots.suites.data import ImageArrays
+from knots.suites.sources import drawn
 from knots.suites.tasks import ImageTask, Suite, parse_suite
 from knots.updates import LowRank
 
@@ -170,4 +171,4 @@ def draw_noise(task: ImageTask, split: str) -> ImageArrays:
     return ImageArrays(*tiny_arrays(task.size(split), len(task.classes), seed=sum(map(ord, task.name))))
 
 
-NOISE = Source(draw_noise, version=1, options=("seed",))
+NOISE = drawn(draw_noise, version=1, options=("seed",), size=IMAGE_SIZE)

@@ -135,7 +135,7 @@ def test_what_is_saved_is_the_best_of_the_validations(clip, task, splits, tmp_pa
     found = finetune(clip, task, splits, replace(PLAN, patience=1, steps=40), tmp_path / "a", TRAINER)
     tower = PeftModel.from_pretrained(clip.tower, tmp_path / "a")
     try:
-        heads = class_features(clip, task.classes, task.templates)
+        heads = class_features(clip.encode_text, task.classes, task.templates)
         images, labels = (
             torch.tensor(part) for part in (splits["validation"].images, splits["validation"].labels)
         )

@@ -8,23 +8,25 @@ Shapes: B images, H height, W width, D size of the shared feature space, n promp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from knots.assets import asset_path
 from knots.errors import KnotsError
+from knots.models.bases import Base, find_base
+from knots.models.text import PROMPT_BATCH, Encoder, TextSpec, check_text, text_encoder, text_identity
+from knots.suites.transforms import Transform, make_transform
 
-ASSET = "asset:"
-
-PROMPT_BATCH = 256
-"""Prompts that go through the text tower at once."""
+SHAPING = ("do", "size", "crop", "resample", "default")
+"""How the names of a processor's settings begin that shape pictures; the others normalize them."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class ClipSpec:
         name: how the model is called in tables.
         base: a folder, `asset:<path>` for one that ships with the package, or a hub id.
         revision: branch, tag or commit of a hub id; None is its main branch.
+        text: who embeds prompts; None is the base's own text tower.
     """
 
     name: str
     base: str
     revision: str | None = None
+    text: TextSpec | None = None
 
 
 class Clip(nn.Module):
@@ -49,15 +53,20 @@ class Clip(nn.Module):
         model: the transformers model, in float32 and in evaluation mode.
         tower: the part of it that updates attach to.
         image_size: side of the square images it takes, in pixels.
+        base: where the model was loaded from.
+        text: who embeds prompts, where it is not the model's own text tower.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, processor: CLIPImageProcessorPil, tokenizer: Any) -> None:
+    def __init__(
+        self, model: Any, processor: CLIPImageProcessorPil, base: Base, text: TextSpec | None = None
+    ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.base, self.text = base, text
+        self._processor = processor
         self.image_size = int(model.config.vision_config.image_size)
         self.rescale = float(processor.rescale_factor) if processor.do_rescale else 1.0
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
@@ -115,12 +124,45 @@ class Clip(nn.Module):
         pooled = self.tower(pixel_values=pixels.to(self.dtype)).pooler_output
         return F.normalize(self.model.visual_projection(pooled), dim=-1)
 
+    def transform(self, kind: str = "clip") -> Transform:
+        """From any picture to the bytes that `normalize` takes; `kind` as `Transform` has it.
+
+        Raises:
+            KnotsError: an unknown kind.
+        """
+        settings = self._processor.to_dict()
+        shaping = {key: value for key, value in settings.items() if key.split("_")[0] in SHAPING}
+        return make_transform(kind, self.image_size, shaping)
+
+    @property
+    def text_identity(self) -> dict[str, str]:
+        """What determines the features of prompts, as plain values."""
+        return self.base.identity if self.text is None else text_identity(self.text)
+
+    @contextmanager
+    def text_encoder(self, device: torch.device | str | None = None) -> Iterator[Encoder]:
+        """What embeds prompts while the block runs: the own text tower where it stands, or open_clip's on `device`.
+
+        Raises:
+            KnotsError: open_clip's weights cannot be had or read.
+        """
+        if self.text is None:
+            yield self.encode_text
+            return
+        with text_encoder(self.text, self.mean.device if device is None else device) as encode:
+            yield encode
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Text features of unit length, [n, D]; prompts beyond the model's length are cut."""
+        """Text features of the own text tower, of unit length [n, D]; prompts beyond its length are cut."""
         return torch.cat(
             [self._encode(prompts[at : at + PROMPT_BATCH]) for at in range(0, len(prompts), PROMPT_BATCH)]
         )
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the own text tower."""
+        return AutoTokenizer.from_pretrained(self.base.folder)
 
     def _encode(self, prompts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(
@@ -144,36 +186,24 @@ def load_clip(spec: ClipSpec) -> Clip:
         KnotsError: the base is not there, is no CLIP, or lacks weights (transformers would fill
             them with random numbers).
     """
-    source = _resolve(spec.base)
-    revision = spec.revision or "main"
+    base = find_base(spec.base, spec.revision)
     try:
-        loaded: Any = CLIPModel.from_pretrained(
-            source, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
-        processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+        model, info = CLIPModel.from_pretrained(base.folder, dtype=torch.float32, output_loading_info=True)
+        processor = CLIPImageProcessorPil.from_pretrained(base.folder)
+        clip = Clip(model, processor, base, spec.text)
+        if spec.text is None:
+            clip.tokenizer  # noqa: B018 - a base without one shows now, not after an evaluation
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise KnotsError(f"model {spec.name!r}: cannot load the base {spec.base!r}: {error}") from error
-    model, info = loaded
     absent = sorted(info["missing_keys"])
     if absent:
         raise KnotsError(
             f"model {spec.name!r}: the base {spec.base!r} lacks {len(absent)} weights of a CLIP, "
             f"such as {absent[0]!r}"
         )
-    return Clip(model, processor, tokenizer)
-
-
-def _resolve(base: str) -> str:
-    """A folder for `asset:` and for paths; a hub id is returned as it is."""
-    if base.startswith(ASSET):
-        return str(asset_path(base.removeprefix(ASSET)))
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
-        raise KnotsError(f"there is no folder {base!r} to load a model from")
-    return base
+    if spec.text is not None:
+        check_text(spec.text, model.config.vision_config.hidden_act, model.config.projection_dim)
+    return clip
 
 
 def _per_channel(value: float | Sequence[float]) -> Tensor:

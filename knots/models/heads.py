@@ -1,21 +1,35 @@
 """Class heads of CLIP: every class as the mean of its prompts' text features.
 
-The text tower is the base's own whatever is merged, so heads belong to a base and a suite.
+The text tower is never merged, so heads belong to a base and a task. They are cached by content: the text tower's
+weights, the class names and the prompts.
 
 Shapes: C classes, P prompts a class, D size of the feature space, T tasks.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from knots.files import write_whole
 from knots.models.clip import Clip
-from knots.suites.tasks import JointLabels, Suite
+from knots.models.text import Encoder
+from knots.suites.tasks import ImageTask, JointLabels, Suite
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised whenever the same text tower and prompts give other features than before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +52,11 @@ class Heads:
         return Heads(tasks, self.joint.to(device), self.labels.to(device))
 
 
-def class_features(clip: Clip, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+def class_features(encode: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Embed classes by their prompts: mean of unit text features over templates, made unit again.
 
     Args:
-        clip: the base; its text tower is used on the device it stands on.
+        encode: the text tower, as `Clip.text_encoder` gives it.
         classes: C class names.
         templates: P prompts with `{}` for the class name.
 
@@ -50,16 +64,70 @@ def class_features(clip: Clip, classes: Sequence[str], templates: Sequence[str])
         [C, D] in float32, with an L2 norm of 1.
     """
     prompts = [template.replace("{}", name) for name in classes for template in templates]
-    features = clip.encode_text(prompts).float()
+    features = encode(prompts).float()
     return F.normalize(features.view(len(classes), len(templates), -1).mean(dim=1), dim=-1)
 
 
-def build_heads(clip: Clip, suite: Suite) -> Heads:
-    """Embed the classes of every task, and their union with each class's own templates."""
+def task_features(
+    clip: Clip,
+    tasks: Sequence[ImageTask],
+    cache_dir: Path | None = None,
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
+    """The class features of several tasks, on the CPU; the text tower is only loaded if some are not cached.
+
+    Args:
+        clip: the base.
+        tasks: each gives [C_t, D].
+        cache_dir: root of the caches; None keeps nothing.
+        device: where a text tower of open_clip is put; by default where the base stands.
+
+    Raises:
+        KnotsError: the text tower cannot be had.
+    """
+    if cache_dir is None:
+        with clip.text_encoder(device) as encode:
+            return [class_features(encode, task.classes, task.templates).cpu() for task in tasks]
+    files = [cache_dir / "heads" / f"{_key(clip, task)}.safetensors" for task in tasks]
+    found = [_read(file) for file in files]
+    if all(features is not None for features in found):
+        return [features for features in found if features is not None]
+    with clip.text_encoder(device) as encode:
+        for place, (task, file) in enumerate(zip(tasks, files, strict=True)):
+            features = found[place]
+            if features is None:
+                log.info("embedding the %d classes of %s", len(task.classes), task.name)
+                features = class_features(encode, task.classes, task.templates).cpu()
+                write_whole(file, save({"weight": features.contiguous()}))
+                found[place] = features
+    return [features for features in found if features is not None]
+
+
+def _key(clip: Clip, task: ImageTask) -> str:
+    content = [VERSION, clip.text_identity, task.classes, task.templates]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"{task.name}-{digest[:16]}"
+
+
+def _read(file: Path) -> Tensor | None:
+    """Cached features, or None where they are absent or damaged."""
+    try:
+        return load_file(file)["weight"]
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError) as error:
+        log.warning("the cached heads in %s are damaged (%s) and are made again", file, error)
+        return None
+
+
+def build_heads(
+    clip: Clip, suite: Suite, cache_dir: Path | None = None, device: torch.device | str | None = None
+) -> Heads:
+    """Class features of every task, and of their union with each class's own templates; see `task_features`."""
     labels = suite.joint()
-    tasks = tuple(class_features(clip, task.classes, task.templates) for task in suite.tasks)
+    tasks = tuple(task_features(clip, suite.tasks, cache_dir, device))
     # A shared class has the same name and templates in each of its tasks, so any of them will do.
     joint = tasks[0].new_empty(len(labels), tasks[0].shape[1])
     for features, mapping in zip(tasks, labels.local_to_joint, strict=True):
-        joint[mapping.to(joint.device)] = features
+        joint[mapping] = features
     return Heads(tasks, joint, labels)

@@ -1,9 +1,9 @@
 """The items of a split: made once, cached on disk, mapped into memory when read.
 
-A cached split is a folder named after everything that determines its content. Its arrays are
-written under temporary names and then renamed, the manifest last, so a folder without a valid
-manifest is unfinished. What is cached under one key is always the same, so two processes that build
-it at once only replace equal files by equal files.
+A cached split is a folder named after everything that determines its content. Its arrays are written under
+temporary names and then renamed, the manifest last, so a folder without a valid manifest is unfinished. What is
+cached under one key is always the same, so two processes that build it at once only replace equal files by equal
+files.
 
 Shapes: N items, H height, W width.
 """
@@ -13,74 +13,50 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from knots.errors import KnotsError, unknown
-from knots.suites import miniature
+from knots.suites.cache import PIECE, Broken, ImageArrays, Pixels, read_cached, write_cached
+from knots.suites.sources import SOURCES, Items, Reading, Source
 from knots.suites.tasks import ImageTask
+
+__all__ = ["ImageArrays", "Reading", "Sample", "load_split", "prepare", "source_identity"]
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raised when the cached files change their form."""
 
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, eq=False)
-class ImageArrays:
-    """The items of one split, in their own order.
-
-    Attributes:
-        images: uint8 [N, H, W, 3], RGB; read-only and mapped from disk.
-        labels: int64 [N], the task's own labels.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of items N."""
-        return len(self.labels)
+NAMED = 3
+"""Broken pictures that a message names."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A kind of source: where the items of a task can come from.
+class Sample:
+    """A few items of a split, drawn by a seed.
 
     Attributes:
-        load: (task, split) -> the items, in memory.
-        version: changes whenever `load` gives other items for the same task.
-        options: the keys that `task.source` may have beside `kind`.
+        count: how many; all of them where there are fewer.
+        seed: of the draw.
     """
 
-    load: Callable[[ImageTask, str], ImageArrays]
-    version: int
-    options: tuple[str, ...]
+    count: int
+    seed: int
 
 
-def _draw_miniature(task: ImageTask, split: str) -> ImageArrays:
-    seed = int(task.source.get("seed", 0))
-    return ImageArrays(*miniature.draw_split(task.name, split, task.size(split), seed))
-
-
-SOURCES: Mapping[str, Source] = {
-    "miniature": Source(_draw_miniature, miniature.VERSION, options=("seed",)),
-}
-"""Every kind of source. To add one: a function that loads a split, and a row here."""
-
-
-def load_split(task: ImageTask, split: str, cache_dir: str | Path) -> ImageArrays:
+def load_split(
+    task: ImageTask,
+    split: str,
+    cache_dir: str | Path,
+    reading: Reading | None = None,
+    sample: Sample | None = None,
+) -> ImageArrays:
     """The items of a split, from the cache where they are there already.
 
     Safe under several processes at once; a damaged or unfinished cache is built again.
@@ -89,104 +65,130 @@ def load_split(task: ImageTask, split: str, cache_dir: str | Path) -> ImageArray
         task: the task, with the number of items that each split must have.
         split: train, validation or test.
         cache_dir: the root of the caches; the split goes below `<cache_dir>/data`.
+        reading: how pictures are transformed; None takes them as they are.
+        sample: only some of the items, which alone are then decoded.
 
     Raises:
-        KnotsError: the task has no such split, its source is unknown, or the source does not give
-            the number of items or the labels that the task promises.
+        KnotsError: the task has no such split, its source is unknown or cannot be had, the source does not give
+            the number of items or the labels that the task promises, or pictures are broken and are not to be
+            skipped.
     """
-    kind = str(task.source["kind"])
-    if kind not in SOURCES:
-        raise unknown(f"kind of source of task {task.name!r}:", kind, SOURCES)
-    source = SOURCES[kind]
-    for option in task.source:
-        if option not in ("kind", *source.options):
-            raise unknown(f"key of the source of task {task.name!r}:", option, ("kind", *source.options))
-    folder = Path(cache_dir).expanduser() / "data" / _key(task, split, source)
-    cached = _read(folder)
+    source, root = _source(task), Path(cache_dir).expanduser()
+    reading = _effective(source, reading or Reading())
+    folder = root / "data" / _key(task, split, source, root, reading, sample)
+    cached = read_cached(folder)
     if cached is None:
         log.info("building the %s split of %s", split, task.name)
-        arrays = source.load(task, split)
-        _check(arrays, task, split)
-        _write(folder, arrays)
-        cached = _read(folder)
+        with source.open(task, split, reading, root) as items:
+            _check(items, task, split)
+            write_cached(folder, items.shape, _pieces(items, _chosen(items.count, sample)))
+        cached = read_cached(folder)
         if cached is None:
             raise OSError(f"the cache in {folder} was written but cannot be read back")
+    _tell_broken(cached.broken, task, split, reading)
     return cached
 
 
-def _key(task: ImageTask, split: str, source: Source) -> str:
+def prepare(
+    tasks: list[tuple[ImageTask, str]], cache_dir: Path, reading: Reading, sample: Sample | None = None
+) -> None:
+    """Fill the caches of several splits, one after the other.
+
+    Raises:
+        KnotsError: some could not be filled; the message names each. The others are filled all the same.
+    """
+    failures = []
+    for task, split in tasks:
+        try:
+            load_split(task, split, cache_dir, reading, sample)
+        except KnotsError as error:
+            failures.append(str(error))
+    if failures:
+        kept = f" (the other {len(tasks) - len(failures)} of {len(tasks)} are ready)" if len(tasks) > 1 else ""
+        raise KnotsError("; ".join(dict.fromkeys(failures)) + kept)
+
+
+def source_identity(task: ImageTask, split: str, cache_dir: Path, reading: Reading) -> dict[str, Any]:
+    """What determines the items of a split, as plain values: content, not where it lies."""
+    source = _source(task)
+    transform = _effective(source, reading).transform
+    return {
+        "source": dict(source.identity(task, split, cache_dir)),
+        "transform": None if transform is None else transform.identity,
+        "layout": LAYOUT_VERSION,
+    }
+
+
+def _source(task: ImageTask) -> Source:
+    kind = str(task.source["kind"])
+    if kind not in SOURCES:
+        raise unknown(f"kind of source of task {task.name!r}:", kind, SOURCES)
+    for option in task.source:
+        if option not in ("kind", *SOURCES[kind].options):
+            known = ("kind", *SOURCES[kind].options)
+            raise unknown(f"key of the source of task {task.name!r}:", option, known)
+    return SOURCES[kind]
+
+
+def _effective(source: Source, reading: Reading) -> Reading:
+    """Without a transform where pictures are drawn at the size that it would give them."""
+    if reading.transform is not None and source.size == reading.transform.size:
+        return replace(reading, transform=None)
+    return reading
+
+
+def _key(
+    task: ImageTask, split: str, source: Source, root: Path, reading: Reading, sample: Sample | None
+) -> str:
     """A readable name and a hash of everything that the items depend on."""
     content = {
-        "layout": LAYOUT_VERSION,
         "task": task.name,
         "split": split,
         "size": task.size(split),
-        "source": dict(task.source),
-        "version": source.version,
+        "classes": task.classes,
+        "sample": None if sample is None else [sample.count, sample.seed],
+        **source_identity(task, split, root, reading),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
     return f"{task.name}-{split}-{digest[:16]}"
 
 
-def _check(arrays: ImageArrays, task: ImageTask, split: str) -> None:
+def _chosen(n: int, sample: Sample | None) -> npt.NDArray[np.int64]:
+    if sample is None or sample.count >= n:
+        return np.arange(n, dtype=np.int64)
+    return np.sort(np.random.default_rng(sample.seed).permutation(n)[: sample.count])
+
+
+def _pieces(
+    items: Items, chosen: npt.NDArray[np.int64]
+) -> Iterator[tuple[list[Pixels | Broken], Sequence[int]]]:
+    for at in range(0, len(chosen), PIECE):
+        numbers = chosen[at : at + PIECE].tolist()
+        yield items.read(numbers), items.labels[numbers].tolist()
+
+
+def _check(items: Items, task: ImageTask, split: str) -> None:
     where = f"the {split} split of task {task.name!r}"
-    if not len(arrays.images) == len(arrays.labels) == task.size(split):
+    labels = items.labels
+    if not items.count == len(labels) == task.size(split):
         raise KnotsError(
-            f"{where} has {len(arrays.images)} images and {len(arrays.labels)} labels, "
+            f"{where} has {items.count} images and {len(labels)} labels, "
             f"but its `sizes` promise {task.size(split)}"
         )
-    if arrays.images.dtype != np.uint8 or arrays.images.ndim != 4 or arrays.images.shape[-1] != 3:
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(task.classes)):
         raise KnotsError(
-            f"{where} has images of {arrays.images.dtype} {arrays.images.shape}, not uint8 [N, H, W, 3]"
-        )
-    if len(arrays) and not (arrays.labels.min() >= 0 and arrays.labels.max() < len(task.classes)):
-        raise KnotsError(
-            f"{where} has labels from {arrays.labels.min()} to {arrays.labels.max()}, "
+            f"{where} has labels from {labels.min()} to {labels.max()}, "
             f"but the task has {len(task.classes)} classes"
         )
 
 
-def _write(folder: Path, arrays: ImageArrays) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    contents: dict[str, npt.NDArray[Any]] = {
-        "images": arrays.images,
-        "labels": arrays.labels.astype(np.int64),
-    }
-    for name, array in contents.items():
-        _write_atomically(folder / f"{name}.npy", partial(np.save, arr=array))
-    manifest = {name: {"shape": array.shape, "crc32": _crc32(array)} for name, array in contents.items()}
-    _write_atomically(folder / MANIFEST, lambda file: file.write(json.dumps(manifest).encode()))
-
-
-def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file so that its name only ever stands for the whole of it."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(folder: Path) -> ImageArrays | None:
-    """The cached arrays, or None where they are absent or not what the manifest says."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")}
-        for name, array in arrays.items():
-            if list(array.shape) != manifest[name]["shape"] or _crc32(array) != manifest[name]["crc32"]:
-                raise ValueError(f"{name}.npy is not what was written")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        log.warning("the cache in %s is damaged (%s) and is built again", folder, error)
-        return None
-    return ImageArrays(arrays["images"], arrays["labels"])
-
-
-def _crc32(array: npt.NDArray[Any]) -> int:
-    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return zlib.crc32(flat)
+def _tell_broken(broken: tuple[str, ...], task: ImageTask, split: str, reading: Reading) -> None:
+    """Name and count pictures that could not be decoded; refuse them unless they are to be skipped."""
+    if not broken:
+        return
+    shown = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else "")
+    where = f"the {split} split of task {task.name!r}"
+    message = f"{where}: {len(broken)} of {task.size(split)} images are broken: {shown}"
+    if not reading.skip_broken:
+        raise KnotsError(f"{message}. Replace them, or leave them out with data.skip_broken=true")
+    log.warning("%s. They are left out", message)

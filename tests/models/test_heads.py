@@ -10,7 +10,7 @@ from tests.miniatures import tiny_suite
 
 def test_class_features_are_the_mean_over_templates(clip: Clip):
     templates = ("a {} texture", "the {} texture", "a photo of the {}")
-    features = class_features(clip, ["red", "dots"], templates)
+    features = class_features(clip.encode_text, ["red", "dots"], templates)
     for row, name in zip(features, ["red", "dots"], strict=True):
         each = torch.stack([clip.encode_text([template.replace("{}", name)])[0] for template in templates])
         torch.testing.assert_close(row, F.normalize(each.mean(dim=0), dim=0))
@@ -23,7 +23,7 @@ def test_joint_head_takes_each_class_with_its_own_templates(clip: Clip):
     assert heads.joint.isfinite().all()
     expected = torch.cat(
         [
-            class_features(clip, [name], templates)
+            class_features(clip.encode_text, [name], templates)
             for name, templates in zip(heads.labels.names, heads.labels.templates, strict=True)
         ]
     )

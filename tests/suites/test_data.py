@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from knots.errors import KnotsError
+from knots import files
 from knots.suites import data
-from knots.suites.data import ImageArrays, Source, load_split
+from knots.suites.data import ImageArrays, load_split
+from knots.suites.sources import drawn
 from knots.suites.tasks import ImageTask
 from tests.miniatures import draw_noise, tiny_suite
 
@@ -33,7 +35,7 @@ class Counting:
 def use(
     monkeypatch: pytest.MonkeyPatch, source: Callable[[ImageTask, str], ImageArrays], version: int = 1
 ) -> None:
-    monkeypatch.setattr(data, "SOURCES", {"noise": Source(source, version, options=("seed",))})
+    monkeypatch.setattr(data, "SOURCES", {"noise": drawn(source, version, ("seed",), 32)})
 
 
 def test_is_built_once_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -96,7 +98,7 @@ def test_a_failure_leaves_nothing_that_looks_finished(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.os, "fsync", full_disk)
+        patch.setattr(files.os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             load_split(TASK, "test", tmp_path)
     (folder,) = (tmp_path / "data").iterdir()
@@ -113,8 +115,10 @@ def test_no_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 LOAD = """
 import sys
+import zlib
 import numpy as np
 from knots.suites import data
+from knots.suites.sources import drawn
 from knots.suites.tasks import ImageTask
 
 def draw(task, split):
@@ -122,9 +126,9 @@ def draw(task, split):
     images = generator.integers(0, 256, size=(3000, 32, 32, 3), dtype=np.uint8)
     return data.ImageArrays(images, generator.integers(0, 2, size=3000))
 
-data.SOURCES = {"noise": data.Source(draw, version=1, options=())}
+data.SOURCES = {"noise": drawn(draw, version=1, options=(), size=32)}
 task = ImageTask("noise", ("a", "b"), ("{}",), {"test": 3000}, {"kind": "noise"})
-print(data._crc32(data.load_split(task, "test", sys.argv[1]).images))
+print(zlib.crc32(np.ascontiguousarray(data.load_split(task, "test", sys.argv[1]).images)))
 """
 
 

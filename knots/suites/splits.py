@@ -1,0 +1,193 @@
+"""Which items of a data set's splits are a task's train, validation and test.
+
+Where a data set has no validation split, part of another one is held out for it: by a seed, or by the index file
+of the official implementation. What is held out is in no other split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from knots.errors import KnotsError, unknown
+from knots.files import write_whole
+from knots.suites.tasks import ImageTask
+
+Indices = npt.NDArray[np.int64]
+
+DOWNLOAD_SECONDS = 60
+HELD_OUT_KEYS = ("part_of", "share", "seed", "indices", "order")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How validation is taken out of another split.
+
+    Attributes:
+        part_of: that split, "train" or "test".
+        share: the share of its items, rounded down.
+        seed: of the permutation whose first items are taken.
+        indices: a file with the permutation in place of a seed: path or URL, with `#name` where it holds several.
+        order: labels of the first items in the order that such a file counts, or "sorted".
+    """
+
+    part_of: str
+    share: float
+    seed: int = 0
+    indices: str | None = None
+    order: Sequence[int] | str | None = None
+
+
+def held_out(task: ImageTask) -> HeldOut | None:
+    """What the task's source says about validation; None where the data set has a split of its own.
+
+    Raises:
+        KnotsError: a key is unknown or a value out of range.
+    """
+    config = task.source.get("validation")
+    if config is None:
+        return None
+    where = f"task {task.name!r}: source.validation"
+    if not isinstance(config, Mapping):
+        raise KnotsError(f"{where} must be a mapping with {', '.join(HELD_OUT_KEYS)}, got {config!r}")
+    for key in config:
+        if key not in HELD_OUT_KEYS:
+            raise unknown(f"key of {where}", str(key), HELD_OUT_KEYS)
+    part = HeldOut(**config)
+    if part.part_of not in ("train", "test"):
+        raise unknown(f"split in {where}.part_of:", str(part.part_of), ("train", "test"))
+    if not (isinstance(part.share, float) and 0 < part.share < 1):
+        raise KnotsError(f"{where}.share={part.share!r}; allowed: a fraction, 0 < share < 1")
+    return part
+
+
+def split_in_data(task: ImageTask, split: str) -> str:
+    """What the data set calls the split that the items of `split` lie in.
+
+    Raises:
+        KnotsError: the source names no such split, or gives two of them the same name.
+    """
+    part = held_out(task)
+    names = task.source.get("splits", {})
+    ours = part.part_of if part is not None and split == "validation" else split
+    if not isinstance(names, Mapping) or ours not in names:
+        raise unknown(f"split of the source of task {task.name!r}:", ours, names or ())
+    shared = [other for other in names if other != ours and names[other] == names[ours]]
+    if shared:
+        raise KnotsError(
+            f"task {task.name!r}: source.splits gives {ours!r} and {shared[0]!r} the same items, {names[ours]!r}"
+        )
+    return str(names[ours])
+
+
+def choose(task: ImageTask, split: str, labels: Indices, cache_dir: Path) -> Indices:
+    """Which items of the data set's split belong to the task's, in ascending order.
+
+    Args:
+        task: the task.
+        split: train, validation or test.
+        labels: int64 [N], of the data set's split that `split_in_data` names.
+        cache_dir: where a downloaded index file is kept.
+
+    Raises:
+        KnotsError: the index file cannot be read, is no permutation of N items, or counts another order.
+    """
+    part, n = held_out(task), len(labels)
+    if part is None or split not in ("validation", part.part_of):
+        return np.arange(n, dtype=np.int64)
+    if part.indices is None:
+        order = np.random.default_rng(part.seed).permutation(n)
+    else:
+        _check_order(task.name, part.order, labels)
+        order = read_indices(part.indices, task.name, n, cache_dir)
+    taken = int(n * part.share)
+    return np.sort(order[:taken] if split == "validation" else order[taken:])
+
+
+def _check_order(task: str, order: Sequence[int] | str | None, labels: Indices) -> None:
+    """Refuse an index file whose order the data is not known to have."""
+    if order is None:
+        raise KnotsError(
+            f"task {task!r}: an index file counts items in the order of its own data set, which is not known "
+            "here; give source.validation.order, the labels of its first items as [7,2,1], or `sorted`"
+        )
+    if order == "sorted":
+        holds, expected = bool((np.diff(labels) >= 0).all()), "sorted by class"
+    else:
+        first = [int(label) for label in order]
+        holds, expected = labels[: len(first)].tolist() == first, f"first labels {first}"
+    if not holds:
+        shown = labels[:20].tolist()
+        raise KnotsError(
+            f"task {task!r}: the index file does not fit, for the data has another order (it counts items "
+            f"{expected}; the data begins with {shown}); leave source.validation.indices out to draw by seed"
+        )
+
+
+def read_indices(place: str, task: str, n: int, cache_dir: Path) -> Indices:
+    """Read a permutation of `n` items from a path or URL, `.safetensors` or `.pt` (read weights-only).
+
+    Raises:
+        KnotsError: it cannot be had or read, holds several tensors and none is named, or is no permutation.
+    """
+    path, where = _local(place, task, cache_dir)
+    values = _read(path, where)
+    if isinstance(values, Mapping):
+        key = place.partition("#")[2] or (task if task in values or len(values) != 1 else next(iter(values)))
+        if key not in values:
+            raise unknown(f"tensor of {where} (name one with `#name`):", key, values)
+        values = values[key]
+    order = np.asarray(values).reshape(-1)
+    if len(order) != n or not np.array_equal(np.sort(order), np.arange(n)):
+        raise KnotsError(f"{where} holds {len(order)} numbers, not a permutation of the split's {n} items")
+    return order.astype(np.int64)
+
+
+def _local(place: str, task: str, cache_dir: Path) -> tuple[Path, str]:
+    """The file on this machine, and how messages call it."""
+    address = place.partition("#")[0]
+    where = f"task {task!r}: index file {address!r}"
+    path = _downloaded(address, where, cache_dir) if "://" in address else Path(address).expanduser()
+    if not path.is_file():
+        raise KnotsError(f"{where} is not there")
+    return path, where
+
+
+def _read(path: Path, where: str) -> Any:
+    import torch
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:  # damaged bytes make either reader stumble in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise KnotsError(f"{where} cannot be read: {reason}") from error
+
+
+def _downloaded(url: str, where: str, cache_dir: Path) -> Path:
+    """The local copy of a URL, kept for good: an index file does not change."""
+    suffix = Path(url).suffix
+    path = cache_dir / "indices" / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}{suffix}"
+    if not path.is_file():
+        try:
+            with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as answer:
+                write_whole(path, answer.read())
+        except (OSError, ValueError) as error:
+            raise KnotsError(f"{where} cannot be downloaded: {error}; give the path of a copy") from error
+    return path
+
+
+def indices_content(task: ImageTask, cache_dir: Path) -> str | None:
+    """SHA-256 of the index file, or None where there is none: it decides what is held out."""
+    part = held_out(task)
+    if part is None or part.indices is None:
+        return None
+    path, _ = _local(part.indices, task.name, cache_dir)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
