@@ -12,7 +12,7 @@ PACKAGE = ROOT / "knots"
 FLOORS = [
     {"errors"},
     {"assets"},
-    {"linalg"},
+    {"linalg", "randomness"},
     {"updates"},
     {"adapters", "spaces"},
     {"rules"},
