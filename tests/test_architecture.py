@@ -13,7 +13,7 @@ FLOORS = [
     {"errors"},
     {"hub"},
     {"assets"},
-    {"linalg"},
+    {"linalg", "randomness"},
     {"updates"},
     {"adapters", "spaces"},
     {"rules"},

@@ -6,8 +6,6 @@ will run on; `setup` comes before Lightning moves the module, so it asks the str
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from knots.adapters import Adapter
 from knots.evaluation.batches import Batch, ShardedBatches, sharded_loaders
 from knots.evaluation.metrics import ItemTable, JointCounts, TaskCounts
+from knots.evaluation.precision import exact_float32
 from knots.evaluation.predictors import Merged, Plan, Predictor
 from knots.evaluation.results import EvaluationResult, build_result, joint_result
 from knots.evaluation.scores import NO_PREDICTION, class_scores, group_ranks, label_ranks, top1
@@ -191,20 +190,3 @@ class SuiteEvaluation(L.LightningModule):
             adapter=self._plan[0][0] if isinstance(self.predictor, Merged) else None,
             notes=notes,
         )
-
-
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Float32 that is float32: no autocast of the trainer's, no TF32 in convolutions (cuDNN's default)."""
-    cudnn = torch.backends.cudnn
-    with (
-        torch.autocast(device.type, enabled=False),
-        cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=cudnn.benchmark,
-            deterministic=cudnn.deterministic,
-            allow_tf32=False,
-            fp32_precision="ieee",
-        ),
-    ):
-        yield

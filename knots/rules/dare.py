@@ -6,11 +6,12 @@ kept, always on the CPU, so that they depend on no device and cost no memory.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from knots.randomness import named_generator
 
 Masks = Callable[[str, tuple[int, int]], Tensor]
 """(module, (P, Q)) -> keep masks [T, P, Q] of zeros and ones, float32, on the CPU."""
@@ -27,7 +28,7 @@ def task_masks(tasks: Sequence[str], *, drop: float, seed: int) -> Masks:
     keys = [f"{name}#{tasks[:i].count(name)}" if name in tasks[:i] else name for i, name in enumerate(tasks)]
 
     def draw(module: str, shape: tuple[int, int]) -> Tensor:
-        return torch.stack([_bernoulli(shape, drop, _generator(seed, key, module)) for key in keys])
+        return torch.stack([_bernoulli(shape, drop, named_generator(seed, key, module)) for key in keys])
 
     return draw
 
@@ -73,8 +74,3 @@ def dare(coords: Tensor, mask: Tensor, drop: float) -> Tensor:
 def _bernoulli(shape: tuple[int, int], drop: float, generator: torch.Generator) -> Tensor:
     # In place with a scalar, as the reference does: torch.bernoulli on a tensor draws another stream.
     return torch.empty(shape).bernoulli_(1 - drop, generator=generator)
-
-
-def _generator(seed: int, task: str, module: str) -> torch.Generator:
-    digest = hashlib.sha256("\0".join((str(seed), task, module)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
