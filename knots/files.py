@@ -14,8 +14,8 @@ from uuid import uuid4
 def whole_file(path: Path) -> Iterator[IO[Any]]:
     """A binary file to write and read, which takes the name `path` when the block ends well.
 
-    A file of that name is replaced then, and not before; missing folders are made. Whoever has the old one open
-    keeps it. Safe under several writers: the last one wins.
+    A file of that name is replaced then, and not before; missing folders are made. Whoever has the old one
+    open keeps it. Safe under several writers: the last one wins.
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.

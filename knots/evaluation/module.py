@@ -6,6 +6,7 @@ will run on; `setup` comes before Lightning moves the module, so it asks the str
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from knots.evaluation.scores import NO_PREDICTION, class_scores, group_ranks, la
 from knots.models.attach import Attached, attach, beside, check_modules
 from knots.models.clip import Clip
 from knots.models.heads import Heads, build_heads
-from knots.suites.data import load_split
+from knots.suites.data import Reading, load_split, prepare
 from knots.suites.tasks import Suite
 
 LOGIT_SCALE = 100.0
@@ -40,6 +41,7 @@ class Settings:
         split: which split is scored.
         cache_dir: root of the data caches.
         batch_size: images that go through the tower at once.
+        reading: how pictures become what the model takes; None takes them as they are.
     """
 
     mode: str
@@ -47,6 +49,11 @@ class Settings:
     split: str
     cache_dir: Path
     batch_size: int
+    reading: Reading | None = None
+
+
+HeadsOrMaker = Heads | Callable[[torch.device], Heads] | None
+"""Class features, or what embeds them on a device; None embeds them from the suite's prompts."""
 
 
 class SuiteEvaluation(L.LightningModule):
@@ -57,14 +64,20 @@ class SuiteEvaluation(L.LightningModule):
     """
 
     def __init__(
-        self, clip: Clip, suite: Suite, predictor: Predictor, settings: Settings, heads: Heads | None = None
+        self,
+        clip: Clip,
+        suite: Suite,
+        predictor: Predictor,
+        settings: Settings,
+        heads: HeadsOrMaker = None,
     ) -> None:
         super().__init__()
         self.clip = clip
         self.suite = suite
         self.predictor = predictor
         self.settings = settings
-        self.heads = heads
+        self._make_heads = heads
+        self.heads: Heads | None = heads if isinstance(heads, Heads) else None
         self.result: EvaluationResult | None = None
         self._plan: Plan = ()
         self._active: tuple[Adapter, ...] = ()
@@ -72,9 +85,10 @@ class SuiteEvaluation(L.LightningModule):
         self._loaders: list[ShardedBatches] = []
 
     def prepare_data(self) -> None:
-        """Fill the data cache, once a machine."""
-        for task in self.suite.tasks:
-            load_split(task, self.settings.split, self.settings.cache_dir)
+        """Fill the data cache, once a machine; one task's failure leaves the others' data in the cache."""
+        settings = self.settings
+        splits = [(task, settings.split) for task in self.suite.tasks]
+        prepare(splits, settings.cache_dir, settings.reading or Reading())
 
     def setup(self, stage: str) -> None:
         """Merge and embed the classes on the trainer's device; open this process's data."""
@@ -85,8 +99,12 @@ class SuiteEvaluation(L.LightningModule):
         for adapters in set(self._plan):
             for adapter in adapters:
                 check_modules(self.clip.tower, adapter)
-        self.heads = (self.heads or build_heads(self.clip, self.suite)).to(device)
-        splits = [load_split(task, self.settings.split, self.settings.cache_dir) for task in self.suite.tasks]
+        self.heads = self._embedded(device).to(device)
+        settings = self.settings
+        splits = [
+            load_split(task, settings.split, settings.cache_dir, settings.reading)
+            for task in self.suite.tasks
+        ]
         copies = max(len(adapters) for adapters in self._plan)
         # T copies of every image go through the tower, so a batch holds fewer images.
         items = max(1, self.settings.batch_size // max(1, copies))
@@ -94,6 +112,11 @@ class SuiteEvaluation(L.LightningModule):
         self.task_counts = TaskCounts(len(splits))
         self.joint_counts = JointCounts(self.heads.labels.belongs)
         self.item_table = ItemTable([len(split) for split in splits])
+
+    def _embedded(self, device: torch.device) -> Heads:
+        if self.heads is not None:
+            return self.heads
+        return self._make_heads(device) if callable(self._make_heads) else build_heads(self.clip, self.suite)
 
     def test_dataloader(self) -> list[ShardedBatches]:
         """One dataloader a task, with this process's share of its items."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import lightning as L
 
 from knots.errors import KnotsError, unknown
-from knots.evaluation.module import Settings, SuiteEvaluation
+from knots.evaluation.module import HeadsOrMaker, Settings, SuiteEvaluation
 from knots.evaluation.predictors import Predictor
 from knots.evaluation.results import EvaluationResult
 from knots.models.clip import Clip
-from knots.models.heads import Heads
+from knots.suites.data import Reading
 from knots.suites.tasks import Suite
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ def evaluate(
     cache_dir: str | Path,
     batch_size: int,
     trainer: L.Trainer,
-    heads: Heads | None = None,
+    heads: HeadsOrMaker = None,
+    reading: Reading | None = None,
 ) -> EvaluationResult:
     """Score a predictor on every task of a suite.
 
@@ -51,7 +52,8 @@ def evaluate(
         cache_dir: root of the data caches.
         batch_size: images that go through the vision tower at once, counting an ensemble's copies.
         trainer: made by the caller, in precision 32; its devices and strategy are used.
-        heads: class features where they are there already; embedded from the suite's prompts if None.
+        heads: class features, or what embeds them on a device; embedded from the suite's prompts if None.
+        reading: how pictures become what the model takes; None takes them as they are.
 
     Raises:
         KnotsError: an unknown mode, protocol or split, a suite that is not of images, an adapter
@@ -72,7 +74,7 @@ def evaluate(
         )
     for task in suite.tasks:
         task.size(split)
-    settings = Settings(mode, protocol, split, Path(cache_dir), batch_size)
+    settings = Settings(mode, protocol, split, Path(cache_dir), batch_size, reading)
     module = SuiteEvaluation(clip, suite, predictor, settings, heads)
     try:
         trainer.test(module, verbose=False)

@@ -1,4 +1,4 @@
-"""Where a base model comes from: a folder, files shipped with the package, or the hub; and what tells it from others."""
+"""Where a base model comes from (a folder, the package, the hub), and what tells it from others."""
 
 from __future__ import annotations
 

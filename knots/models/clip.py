@@ -8,6 +8,7 @@ Shapes: B images, H height, W width, D size of the shared feature space, n promp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from knots.errors import KnotsError
 from knots.models.bases import Base, find_base
 from knots.models.text import PROMPT_BATCH, Encoder, TextSpec, check_text, text_encoder, text_identity
-from knots.suites.transforms import Transform, make_transform
+from knots.suites.sources import DataOptions, Reading
+from knots.suites.transforms import make_transform
 
 SHAPING = ("do", "size", "crop", "resample", "default")
 """How the names of a processor's settings begin that shape pictures; the others normalize them."""
@@ -66,7 +68,6 @@ class Clip(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.base, self.text = base, text
-        self._processor = processor
         self.image_size = int(model.config.vision_config.image_size)
         self.rescale = float(processor.rescale_factor) if processor.do_rescale else 1.0
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
@@ -124,15 +125,9 @@ class Clip(nn.Module):
         pooled = self.tower(pixel_values=pixels.to(self.dtype)).pooler_output
         return F.normalize(self.model.visual_projection(pooled), dim=-1)
 
-    def transform(self, kind: str = "clip") -> Transform:
-        """From any picture to the bytes that `normalize` takes; `kind` as `Transform` has it.
-
-        Raises:
-            KnotsError: an unknown kind.
-        """
-        settings = self._processor.to_dict()
-        shaping = {key: value for key, value in settings.items() if key.split("_")[0] in SHAPING}
-        return make_transform(kind, self.image_size, shaping)
+    def reading(self, options: DataOptions) -> Reading:
+        """How pictures are read for this model; see `clip_reading`."""
+        return clip_reading(self.base, options)
 
     @property
     def text_identity(self) -> dict[str, str]:
@@ -141,7 +136,7 @@ class Clip(nn.Module):
 
     @contextmanager
     def text_encoder(self, device: torch.device | str | None = None) -> Iterator[Encoder]:
-        """What embeds prompts while the block runs: the own text tower where it stands, or open_clip's on `device`.
+        """What embeds prompts while the block runs: the own text tower, or open_clip's on `device`.
 
         Raises:
             KnotsError: open_clip's weights cannot be had or read.
@@ -179,6 +174,23 @@ class Clip(nn.Module):
         return F.normalize(self.model.text_projection(pooled), dim=-1)
 
 
+def clip_reading(base: Base, options: DataOptions) -> Reading:
+    """How pictures become what a CLIP takes; its weights are not needed.
+
+    Raises:
+        KnotsError: the base's configuration cannot be read.
+    """
+    try:
+        vision: Any = CLIPConfig.from_pretrained(base.folder).vision_config
+        size = int(vision.image_size)
+        settings = CLIPImageProcessorPil.from_pretrained(base.folder).to_dict()
+    except (OSError, ValueError) as error:
+        raise KnotsError(f"the base in {base.folder} cannot be loaded: {error}") from error
+    shaping = {key: value for key, value in settings.items() if key.split("_")[0] in SHAPING}
+    transform = make_transform(options.transform, size, shaping)
+    return Reading(transform, options.skip_broken, options.workers or os.cpu_count() or 1)
+
+
 def load_clip(spec: ClipSpec) -> Clip:
     """Load a CLIP in float32 on the CPU.
 
@@ -188,7 +200,8 @@ def load_clip(spec: ClipSpec) -> Clip:
     """
     base = find_base(spec.base, spec.revision)
     try:
-        model, info = CLIPModel.from_pretrained(base.folder, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(base.folder, dtype=torch.float32, output_loading_info=True)
+        model, info = loaded
         processor = CLIPImageProcessorPil.from_pretrained(base.folder)
         clip = Clip(model, processor, base, spec.text)
         if spec.text is None:

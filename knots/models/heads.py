@@ -1,7 +1,7 @@
 """Class heads of CLIP: every class as the mean of its prompts' text features.
 
-The text tower is never merged, so heads belong to a base and a task. They are cached by content: the text tower's
-weights, the class names and the prompts.
+The text tower is never merged, so heads belong to a base and a task. They are cached by content: the text
+tower's weights, the class names and the prompts.
 
 Shapes: C classes, P prompts a class, D size of the feature space, T tasks.
 """
@@ -123,7 +123,7 @@ def _read(file: Path) -> Tensor | None:
 def build_heads(
     clip: Clip, suite: Suite, cache_dir: Path | None = None, device: torch.device | str | None = None
 ) -> Heads:
-    """Class features of every task, and of their union with each class's own templates; see `task_features`."""
+    """Class features of every task, and of their union with each class's own templates: `task_features`."""
     labels = suite.joint()
     tasks = tuple(task_features(clip, suite.tasks, cache_dir, device))
     # A shared class has the same name and templates in each of its tasks, so any of them will do.

@@ -1,6 +1,7 @@
 """Text towers of open_clip: who embeds the prompts of a CLIP whose heads come from there.
 
-The KnOTS adapters belong to OpenAI's weights, which open_clip also carries, with the prompts' usual tokenizer.
+The KnOTS adapters belong to OpenAI's weights, which open_clip also carries, with the prompts' usual
+tokenizer.
 
 Shapes: n prompts, D size of the shared feature space.
 """
@@ -33,7 +34,8 @@ class TextSpec:
     """Which text tower of open_clip.
 
     Attributes:
-        open_clip: the model's name there. OpenAI's weights need the `-quickgelu` names: the plain ones have GELU.
+        open_clip: the model's name there. OpenAI's weights need the `-quickgelu` names: the plain ones have
+            GELU.
         weights: a tag of that model's weights on the hub ("openai"), or a file.
     """
 
@@ -59,7 +61,9 @@ def check_text(spec: TextSpec, activation: str, dim: int) -> None:
         raise unknown("open_clip model", spec.open_clip, open_clip.list_models())
     theirs = "quick_gelu" if config.get("quick_gelu") else "gelu"
     if theirs != activation:
-        hint = f"{spec.open_clip.removesuffix('-quickgelu')}{'-quickgelu' if activation == 'quick_gelu' else ''}"
+        hint = (
+            f"{spec.open_clip.removesuffix('-quickgelu')}{'-quickgelu' if activation == 'quick_gelu' else ''}"
+        )
         raise KnotsError(
             f"model.text.open_clip={spec.open_clip!r} has the activation {theirs}, but the vision tower has "
             f"{activation}: they are not of one CLIP; try {hint!r}"
@@ -88,12 +92,14 @@ def _address(spec: TextSpec) -> str | Path:
         raise unknown(f"weights of open_clip model {spec.open_clip!r} (a tag, or a file)", spec.weights, tags)
     repo = str(open_clip.get_pretrained_cfg(spec.open_clip, spec.weights).get("hf_hub", "")).rstrip("/")
     if not repo:
-        raise KnotsError(f"the weights {spec.weights!r} of {spec.open_clip!r} are not on the hub; give a file")
+        raise KnotsError(
+            f"the weights {spec.weights!r} of {spec.open_clip!r} are not on the hub; give a file"
+        )
     return repo
 
 
 def text_identity(spec: TextSpec) -> dict[str, str]:
-    """What determines the text features: the model, and its weights by commit or content. Nothing large is fetched."""
+    """What determines the text features: the model, and its weights by commit or content."""
     place = _address(spec)
     if isinstance(place, Path):
         with place.open("rb") as file:
@@ -148,8 +154,8 @@ def _load(spec: TextSpec) -> Any:
 def encode_tokens(model: Any, tokens: Tensor) -> Tensor:
     """Text features of unit length [n, D] of an open_clip model, without the padding of `tokens` [n, 77].
 
-    Attention looks back only and the feature is read at a prompt's last token, so what stands behind the longest
-    prompt changes nothing and is not computed.
+    Attention looks back only and the feature is read at a prompt's last token, so what stands behind the
+    longest prompt changes nothing and is not computed.
     """
     length = int(tokens.argmax(dim=1).max()) + 1  # the end of a text is the largest token there is
     mask = model.attn_mask

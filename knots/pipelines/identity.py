@@ -12,24 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from knots.adapters import Adapter
-from knots.assets import asset_path
-from knots.pipelines.plans import MergePlan, ModelPlan
-from knots.suites import data
-from knots.suites.tasks import ImageTask, Suite
-
-MODEL_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
-"""Suffixes of the files that make up a base: weights, tokenizer, transform; not its model card."""
+from knots.models.text import text_identity
+from knots.pipelines.plans import MergePlan
+from knots.suites.data import Reading, source_identity
+from knots.suites.tasks import ImageTask
 
 
 def merge_identity(
-    plan: MergePlan, base: Mapping[str, str | None], adapters: Sequence[Adapter]
+    plan: MergePlan, base: Mapping[str, str], adapters: Sequence[Adapter], reading: Reading
 ) -> dict[str, Any]:
     """Identity of a run of `run_merge`.
 
     Args:
         plan: the run.
-        base: `base_identity` of its model.
+        base: what tells the base from others.
         adapters: those that the run depends on; none for `zero_shot`.
+        reading: how pictures are transformed.
     """
     scoring = plan.scoring
     identity: dict[str, Any] = {
@@ -37,7 +35,7 @@ def merge_identity(
         "family": plan.model.family,
         "base": dict(base),
         "adapters": [[adapter.name, adapter.fingerprint] for adapter in adapters],
-        "suite": _suite(plan.suite, scoring.split),
+        "suite": [_task(plan, task, scoring.split, reading) for task in plan.suite.tasks],
         "eval": {"mode": scoring.mode, "protocol": scoring.protocol, "split": scoring.split},
         "precision": scoring.precision,
     }
@@ -45,6 +43,11 @@ def merge_identity(
         identity["normalize_by"] = scoring.normalize_by
     if plan.kind == "merged":
         identity |= {"merge": _options(plan.options), "seed": plan.seed, "max_rank": plan.max_rank}
+    if plan.calibration is not None:
+        shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.tasks]
+        identity["calibration"] = {**vars(plan.calibration), "data": shown}
+    if plan.model.text is not None:
+        identity["text"] = text_identity(plan.model.text)
     return identity
 
 
@@ -58,37 +61,13 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "rule": {"function": function, "content": content}}
 
 
-def base_identity(model: ModelPlan) -> dict[str, str | None]:
-    """Content of a folder, or id and revision on the hub."""
-    if model.base.startswith("asset:"):
-        return {"content": _folder_content(asset_path(model.base.removeprefix("asset:")))}
-    folder = Path(model.base).expanduser()
-    if folder.is_dir():
-        return {"content": _folder_content(folder)}
-    return {"hub": model.base, "revision": model.revision}
+def _task(plan: MergePlan, task: ImageTask, split: str, reading: Reading) -> dict[str, Any]:
+    return {"classes": task.classes, "templates": task.templates, **_data(plan, task, split, reading)}
 
 
-def _folder_content(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that make up a base."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in MODEL_FILES:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _suite(suite: Suite, split: str) -> list[dict[str, Any]]:
-    return [_task(task, split) for task in suite.tasks]
-
-
-def _task(task: ImageTask, split: str) -> dict[str, Any]:
-    source = data.SOURCES.get(str(task.source["kind"]))
+def _data(plan: MergePlan, task: ImageTask, split: str, reading: Reading) -> dict[str, Any]:
     return {
         "name": task.name,
-        "classes": task.classes,
-        "templates": task.templates,
         "items": task.size(split),
-        "source": dict(task.source),
-        "version": [data.LAYOUT_VERSION, source.version if source else None],
+        **source_identity(task, split, plan.cache_dir, reading),
     }

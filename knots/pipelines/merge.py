@@ -35,17 +35,22 @@ from knots.evaluation import (
     evaluate,
     summarize,
 )
+from knots.evaluation.calibration import collect_fishers, collect_grams
+from knots.evaluation.module import LOGIT_SCALE
 from knots.merging import merge
 from knots.models.attach import check_modules
-from knots.models.clip import Clip
+from knots.models.bases import Base, find_base
+from knots.models.clip import Clip, clip_reading
 from knots.models.families import FAMILIES
+from knots.models.full import load_finetuned
 from knots.models.heads import Heads, build_heads
-from knots.pipelines.identity import base_identity, merge_identity
+from knots.pipelines.identity import merge_identity
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
 from knots.reporting.comparison import Comparison
 from knots.reporting.figures import result_figure, save_figure
 from knots.runs import PREDICTIONS, Run, find_run, run_id, writing
+from knots.suites.data import Reading, Sample, load_split
 from knots.updates import LowRank
 
 log = logging.getLogger(__name__)
@@ -57,6 +62,11 @@ BASELINES: Mapping[str, tuple[str, ...]] = {
     "finetuned": (),
 }
 """What each kind of predictor is compared with."""
+
+CALIBRATED = {"regmean": "grams", "fisher": "fishers"}
+"""Rules that look at data, and the option of `merge` that takes what they saw."""
+
+CALIBRATION_BATCH = 32
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -101,33 +111,72 @@ class Bench:
 
     def __init__(self, plan: MergePlan, console: Console) -> None:
         self.plan, self.console = plan, console
+        self._heads: Heads | None = None
 
     @cached_property
     def adapters(self) -> list[Adapter]:
         """One adapter a task, in the suite's order."""
-        pattern = self.plan.model.adapters
-        return [
-            load_adapter(pattern.replace("{task}", task), name=task) for task in self.plan.suite.task_names
-        ]
+        model, tasks = self.plan.model, self.plan.suite.task_names
+        if model.updates == "full":
+            return [load_finetuned(model.adapter_of(task), self.clip, name=task) for task in tasks]
+        return [load_adapter(model.adapter_of(task), name=task) for task in tasks]
 
     @cached_property
-    def base(self) -> Mapping[str, str | None]:
-        """What tells the base from others."""
-        return base_identity(self.plan.model)
+    def base(self) -> Base:
+        """Where the base is, and what tells it from others."""
+        return find_base(self.plan.model.base, self.plan.model.revision)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How pictures become what the base takes."""
+        return clip_reading(self.base, self.plan.data)
 
     @cached_property
     def clip(self) -> Clip:
         """The base in the plan's precision."""
-        model = self.plan.model
-        family = FAMILIES[model.family]
-        clip = family.load(family.spec(model.name, model.base, model.revision))
+        clip = FAMILIES[self.plan.model.family].load(self.plan.model.spec)
         clip.model.to(DTYPES[self.plan.scoring.precision])
         return clip
 
-    @cached_property
-    def heads(self) -> Heads:
-        """Class features of every task and of their union."""
-        return build_heads(self.clip, self.plan.suite)
+    def heads(self, device: torch.device) -> Heads:
+        """Class features of every task and of their union; embedded on `device` if they are not cached."""
+        if self._heads is None:
+            self._heads = build_heads(self.clip, self.plan.suite, self.plan.cache_dir, device)
+        return self._heads
+
+    def merged(self, device: torch.device) -> Adapter:
+        """The merge of the adapters, with what its rule wants to know of the data."""
+        return merge(
+            self.adapters, **self.plan.options, **self._statistics(device), seed=self.plan.seed, device=device
+        )
+
+    def _statistics(self, device: torch.device) -> dict[str, Any]:
+        """Gram matrices or Fishers, for the rules that need them."""
+        plan, wanted = self.plan, self.plan.calibration
+        rule = plan.options["rule"]
+        if rule not in CALIBRATED or wanted is None:
+            return {}
+        log.info("%s: looking at %d %s images of each task", plan.label, wanted.examples, wanted.split)
+        sample = Sample(wanted.examples, wanted.seed)
+        splits = [
+            load_split(task, wanted.split, plan.cache_dir, self.reading, sample) for task in plan.suite.tasks
+        ]
+        batch = min(plan.scoring.batch_size, CALIBRATION_BATCH)
+        if rule == "regmean":
+            grams = collect_grams(self.clip, self.adapters, splits, batch_size=batch, device=device)
+            return {"grams": grams}
+        fishers = collect_fishers(
+            self.clip,
+            self.adapters,
+            self.heads(device).tasks,
+            splits,
+            labels=wanted.labels or "sampled",
+            batch_size=batch,
+            device=device,
+            seed=wanted.seed,
+            scale=LOGIT_SCALE,
+        )
+        return {"fishers": fishers}
 
     def trainer(self, label: str) -> L.Trainer:
         """A trainer that shows one bar and writes nothing.
@@ -166,7 +215,8 @@ def rehearse(plan: MergePlan, bench: Bench) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the merge itself says it again
             shapes = {parts[0].shape for parts in updates_by_module(bench.adapters, "cpu").values()}
-            merge(_stand_ins(plan.suite.task_names, min(shapes)), **plan.options, seed=plan.seed)
+            shape, tasks = min(shapes), plan.suite.task_names
+            merge(_stand_ins(tasks, shape), **plan.options, **_statistics(plan, shape), seed=plan.seed)
     for adapter in bench.adapters:
         check_modules(bench.clip.tower, adapter)
 
@@ -176,6 +226,24 @@ def _stand_ins(tasks: Sequence[str], shape: tuple[int, int]) -> list[Adapter]:
     generator = torch.Generator().manual_seed(0)
     b, a = torch.randn(shape[0], 2, generator=generator), torch.randn(2, shape[1], generator=generator)
     return [Adapter(task, {"module": LowRank(b.roll(place, 0), a)}) for place, task in enumerate(tasks)]
+
+
+def _statistics(plan: MergePlan, shape: tuple[int, int]) -> dict[str, Any]:
+    """Stand-ins of what `Bench` collects, for the one module of `_stand_ins`.
+
+    Raises:
+        KnotsError: the rule needs data, and the configuration does not say which.
+    """
+    name = CALIBRATED.get(plan.options["rule"])
+    if name is None:
+        return {}
+    if plan.calibration is None or (name == "fishers" and plan.calibration.labels is None):
+        raise KnotsError(
+            f"rule {plan.options['rule']!r} looks at data: give merge.calibration, as "
+            "conf/merge/regmean.yaml and conf/merge/fisher.yaml do"
+        )
+    unit = torch.eye(shape[1]) if name == "grams" else torch.ones(shape)
+    return {name: {task: {"module": unit} for task in plan.suite.task_names}}
 
 
 @dataclass(frozen=True)
@@ -191,7 +259,8 @@ def _found(plan: MergePlan, bench: Bench) -> Run | None:
 
 
 def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
-    return merge_identity(plan, bench.base, bench.adapters if plan.kind != "zero_shot" else ())
+    adapters = bench.adapters if plan.kind != "zero_shot" else ()
+    return merge_identity(plan, bench.base.identity, adapters, bench.reading)
 
 
 def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> Answer:
@@ -237,7 +306,7 @@ def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | 
     costs: list[float] = []
 
     def merged(device: torch.device) -> Adapter:
-        adapter = merge(bench.adapters, **plan.options, seed=plan.seed, device=device)
+        adapter = bench.merged(device)
         if plan.max_rank is None:
             return adapter
         short, cost = shorten_all(adapter.updates, plan.max_rank)
@@ -256,6 +325,7 @@ def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | 
         batch_size=plan.scoring.batch_size,
         trainer=bench.trainer(plan.label),
         heads=bench.heads,
+        reading=bench.reading,
     )
     return result, costs[0] if costs else None
 
@@ -292,7 +362,7 @@ def _published(plan: MergePlan) -> dict[str, float] | None:
     """
     if plan.scoring.normalize_by != "published" or not BASELINES[plan.kind]:
         return None
-    figures = {task.name: getattr(task, "published", None) for task in plan.suite.tasks}
+    figures = {task.name: task.published.get(plan.model.name) for task in plan.suite.tasks}
     absent = [name for name, figure in figures.items() if figure is None]
     if absent:
         raise KnotsError(

@@ -9,24 +9,33 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from knots.errors import KnotsError, unknown
 from knots.evaluation import MODES, PROTOCOLS
+from knots.evaluation.calibration import Labels
 from knots.merging import METHODS
+from knots.models.clip import ClipSpec
 from knots.models.families import FAMILIES
+from knots.models.text import TextSpec
+from knots.suites.data import DataOptions
 from knots.suites.tasks import SPLITS, Suite, parse_suite
 
 KINDS = ("merged", "ensemble", "zero_shot", "finetuned")
 NORMALIZERS = ("measured", "published")
 PRECISIONS = ("32", "bf16", "16")
-MODEL_KEYS = ("name", "family", "base", "revision", "adapters", "default_suite")
+MODEL_KEYS = (
+    *("name", "family", "base", "revision", "adapters", "text", "updates", "spelling"),
+    *("default_suite", "default_finetune"),
+)
+UPDATES = ("lora", "full")
 
 # The options of `knots.merge` by the type of their values; every other key is an option of the rule.
 NUMBERS = ("scale", "density", "drop", "cutoff")
 WORDS = ("space", "rule", "dare_rng", "trim")
 OTHERS = ("reduce", "weights", "isotropize")
-LABELS = ("kind", "method", "source", "seed")
+LABELS = ("kind", "method", "source", "seed", "calibration")
+LABELINGS: tuple[Labels, ...] = get_args(Labels)
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,9 @@ class ModelPlan:
         base: folder, `asset:` path or hub id.
         revision: of a hub id; None is its main branch.
         adapters: folder, `asset:` path or hub id, with `{task}` for the task's name.
+        text: who embeds prompts; None is the base's own text tower.
+        updates: "lora" for PEFT adapters, "full" for whole models whose difference to the base is taken.
+        spelling: task -> what `{task}` becomes, where that is not the task's own name.
     """
 
     name: str
@@ -46,6 +58,35 @@ class ModelPlan:
     base: str
     revision: str | None
     adapters: str
+    text: TextSpec | None = None
+    updates: str = "lora"
+    spelling: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ClipSpec:
+        """What loads the base."""
+        return FAMILIES[self.family].spec(self.name, self.base, self.revision, self.text)
+
+    def adapter_of(self, task: str) -> str:
+        """Where a task's adapter is."""
+        return self.adapters.replace("{task}", self.spelling.get(task, task))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a rule that needs data is shown of each task.
+
+    Attributes:
+        examples: items of each task.
+        split: that they are taken of.
+        seed: of the draw, and of the labels that Fisher draws.
+        labels: "sampled", "exact" or "data", for Fisher.
+    """
+
+    examples: int
+    split: str
+    seed: int
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +127,8 @@ class MergePlan:
         cache_dir: where data caches are.
         force: run it again where it is finished.
         config: the whole configuration, kept with the run.
+        data: how pictures are read.
+        calibration: what the rule is shown of the data; None for rules that need none.
     """
 
     model: ModelPlan
@@ -100,6 +143,8 @@ class MergePlan:
     cache_dir: Path
     force: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    data: DataOptions = field(default_factory=DataOptions)
+    calibration: Calibration | None = None
 
     @property
     def label(self) -> str:
@@ -134,7 +179,9 @@ class MergePlan:
         """The same question put to an unmerged predictor, "zero_shot" or "finetuned"."""
         merge = {"kind": kind, "method": kind}
         config = {**self.config, "merge": merge, "max_rank": None, "seed": 0}
-        return replace(self, kind=kind, options={}, max_rank=None, seed=0, force=False, config=config)
+        return replace(
+            self, kind=kind, options={}, max_rank=None, seed=0, force=False, config=config, calibration=None
+        )
 
 
 def parse_merge(config: Mapping[str, Any]) -> MergePlan:
@@ -148,6 +195,8 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     """
     model = _parse_model(config["model"], config["adapters"])
     suite = parse_suite(config["suite"])
+    if config.get("tasks") is not None:
+        suite = suite.subset(_names("tasks", config["tasks"]))
     modality = FAMILIES[model.family].modality
     if suite.modality != modality:
         raise KnotsError(
@@ -169,6 +218,8 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         cache_dir=Path(config["paths"]["cache_dir"]).expanduser(),
         force=_flag("force", config["force"]),
         config=config,
+        data=DataOptions(**config.get("data", {})),
+        calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
     )
 
 
@@ -188,7 +239,41 @@ def _parse_model(model: Mapping[str, Any], adapters: str | None) -> ModelPlan:
         base=_text("model.base", model["base"]),
         revision=None if revision is None else str(revision),
         adapters=pattern,
+        text=None if model.get("text") is None else _parse_text(model["text"]),
+        updates=_choice("model.updates", model.get("updates", "lora"), UPDATES),
+        spelling=dict(model.get("spelling") or {}),
     )
+
+
+def _parse_text(text: object) -> TextSpec:
+    if not isinstance(text, Mapping) or set(text) != {"open_clip", "weights"}:
+        raise KnotsError(f"model.text={text!r}; null, or a mapping with open_clip and weights, is needed")
+    return TextSpec(*(_text(f"model.text.{key}", text[key]) for key in ("open_clip", "weights")))
+
+
+def _parse_calibration(values: object) -> Calibration | None:
+    if values is None:
+        return None
+    known = ("examples", "split", "seed", "labels")
+    if not isinstance(values, Mapping):
+        raise KnotsError(f"merge.calibration={values!r}; a mapping with {', '.join(known)} is needed")
+    for key in values:
+        if key not in known:
+            raise unknown("key of 'merge.calibration'", str(key), known)
+    labels = values.get("labels")
+    return Calibration(
+        examples=_whole("merge.calibration.examples", values.get("examples")),
+        split=_choice("merge.calibration.split", values.get("split"), SPLITS),
+        seed=_whole("merge.calibration.seed", values.get("seed"), least=0),
+        labels=None if labels is None else _labeling(labels),
+    )
+
+
+def _labeling(value: object) -> Labels:
+    for labeling in LABELINGS:
+        if value == labeling:
+            return labeling
+    raise unknown("merge.calibration.labels", str(value), LABELINGS)
 
 
 def _parse_scoring(config: Mapping[str, Any]) -> EvalPlan:
@@ -238,6 +323,14 @@ def _choice(where: str, value: object, known: Sequence[str] | Mapping[str, Any])
     if value not in known:
         raise unknown(where, str(value), known)
     return str(value)
+
+
+def _names(where: str, value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+        raise KnotsError(f"{where}={value!r}; names are needed, as [mnist,svhn]")
+    return list(value)
 
 
 def _number(where: str, value: object) -> float:

@@ -1,9 +1,9 @@
 """The items of a split: made once, cached on disk, mapped into memory when read.
 
 A cached split is a folder named after everything that determines its content. Its arrays are written under
-temporary names and then renamed, the manifest last, so a folder without a valid manifest is unfinished. What is
-cached under one key is always the same, so two processes that build it at once only replace equal files by equal
-files.
+temporary names and then renamed, the manifest last, so a folder without a valid manifest is unfinished. What
+is cached under one key is always the same, so two processes that build it at once only replace equal files by
+equal files.
 
 Shapes: N items, H height, W width.
 """
@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from knots.errors import KnotsError, unknown
 from knots.suites.cache import PIECE, Broken, ImageArrays, Pixels, read_cached, write_cached
-from knots.suites.sources import SOURCES, Items, Reading, Source
+from knots.suites.sources import SOURCES, DataOptions, Items, Reading, Source
 from knots.suites.tasks import ImageTask
 
-__all__ = ["ImageArrays", "Reading", "Sample", "load_split", "prepare", "source_identity"]
+__all__ = ["DataOptions", "ImageArrays", "Reading", "Sample", "load_split", "prepare", "source_identity"]
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +69,13 @@ def load_split(
         sample: only some of the items, which alone are then decoded.
 
     Raises:
-        KnotsError: the task has no such split, its source is unknown or cannot be had, the source does not give
-            the number of items or the labels that the task promises, or pictures are broken and are not to be
-            skipped.
+        KnotsError: the task has no such split, its source is unknown or cannot be had, the source does not
+            give the number of items or the labels that the task promises, or pictures are broken and are not
+            to be skipped.
     """
     source, root = _source(task), Path(cache_dir).expanduser()
     reading = _effective(source, reading or Reading())
-    folder = root / "data" / _key(task, split, source, root, reading, sample)
+    folder = root / "data" / _key(task, split, root, reading, sample)
     cached = read_cached(folder)
     if cached is None:
         log.info("building the %s split of %s", split, task.name)
@@ -104,7 +104,8 @@ def prepare(
         except KnotsError as error:
             failures.append(str(error))
     if failures:
-        kept = f" (the other {len(tasks) - len(failures)} of {len(tasks)} are ready)" if len(tasks) > 1 else ""
+        ready = len(tasks) - len(failures)
+        kept = f" (the data of the other {ready} tasks is ready and kept)" if ready else ""
         raise KnotsError("; ".join(dict.fromkeys(failures)) + kept)
 
 
@@ -137,9 +138,7 @@ def _effective(source: Source, reading: Reading) -> Reading:
     return reading
 
 
-def _key(
-    task: ImageTask, split: str, source: Source, root: Path, reading: Reading, sample: Sample | None
-) -> str:
+def _key(task: ImageTask, split: str, root: Path, reading: Reading, sample: Sample | None) -> str:
     """A readable name and a hash of everything that the items depend on."""
     content = {
         "task": task.name,

@@ -1,7 +1,7 @@
 """Tasks whose pictures lie on the Hugging Face hub or in a folder, read with `datasets`.
 
-A folder may hold parquet files or one folder of pictures a class, or be a copy of a hub repository. What tells
-one data set from another is the commit for a hub id, and the files' content for a folder.
+A folder may hold parquet files or one folder of pictures a class, or be a copy of a hub repository. What
+tells one data set from another is the commit for a hub id, and the files' content for a folder.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Listing:
             absent = [name for name in names if not (folder / name).is_file()]
             if absent:
                 raise KnotsError(
-                    f"data set {self.path!r}: {len(absent)} of {len(names)} files are not in the local cache, "
-                    f"such as {absent[0]!r}, and could not be downloaded; try again with a connection"
+                    f"data set {self.path!r}: {len(absent)} of {len(names)} files are not in the local "
+                    f"cache, such as {absent[0]!r}, and could not be downloaded; try again with a connection"
                 )
         return {split: [str(folder / name) for name in names] for split, names in self.files.items()}
 
@@ -227,14 +227,20 @@ def open_rows(task: ImageTask, listing: Listing, split: str, cache_dir: Path) ->
     with tempfile.TemporaryDirectory(prefix=".datasets-", dir=cache_dir) as scratch:
         with hub.asking(listing.path, kind="dataset"), _about_data(listing.path):
             table = datasets.load_dataset(
-                listing.builder, data_files=files, split=split, cache_dir=scratch, verification_mode="no_checks"
+                listing.builder,
+                data_files=files,
+                split=split,
+                cache_dir=scratch,
+                verification_mode="no_checks",
             )
         columns = {key: str(task.source.get(key, key)) for key in ("image", "label")}
         for column in columns.values():
             if column not in table.column_names:
                 raise unknown(f"column of {where}:", column, table.column_names)
         labels = _labels(table, columns["label"], task, where)
-        yield Rows(labels, table.cast_column(columns["image"], datasets.Image(decode=False)), columns["image"])
+        yield Rows(
+            labels, table.cast_column(columns["image"], datasets.Image(decode=False)), columns["image"]
+        )
         del table
 
 

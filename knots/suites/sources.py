@@ -19,12 +19,38 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from knots.errors import KnotsError
+from knots.errors import KnotsError, unknown
 from knots.suites import images, miniature
 from knots.suites.cache import Broken, ImageArrays, Pixels
+from knots.suites.miniature.canvas import SIZE
 from knots.suites.splits import HELD_OUT_KEYS, choose, indices_content, split_in_data
 from knots.suites.tasks import ImageTask
-from knots.suites.transforms import Transform
+from knots.suites.transforms import KINDS, Transform
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a user may choose about reading pictures.
+
+    Attributes:
+        transform: a kind of `Transform`, "clip" or "open_clip".
+        skip_broken: leave out pictures that cannot be decoded, in place of refusing the split.
+        workers: threads that decode; None is one a core.
+    """
+
+    transform: str = "clip"
+    skip_broken: bool = False
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.transform not in KINDS:
+            raise unknown("data.transform", str(self.transform), KINDS)
+        if not isinstance(self.skip_broken, bool):
+            raise KnotsError(f"data.skip_broken={self.skip_broken!r}; true or false is needed")
+        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
+            raise KnotsError(
+                f"data.workers={self.workers!r}; a whole number of 1 or more, or null, is needed"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,7 +146,7 @@ def _draw_miniature(task: ImageTask, split: str) -> ImageArrays:
 
 @contextmanager
 def _open_images(task: ImageTask, split: str, reading: Reading, root: Path) -> Iterator[Items]:
-    """Pictures of a data set, decoded and transformed on several threads; Pillow lets them run side by side."""
+    """Pictures of a data set, decoded on several threads, which Pillow lets run side by side."""
     if reading.transform is None:
         raise KnotsError(f"task {task.name!r}: pictures of any size need a transform to a model's size")
     name = split_in_data(task, split)
@@ -163,7 +189,7 @@ def _images_identity(task: ImageTask, split: str, root: Path) -> Mapping[str, An
 
 
 SOURCES: Mapping[str, Source] = {
-    "miniature": drawn(_draw_miniature, miniature.VERSION, ("seed",), miniature.SIZE),
+    "miniature": drawn(_draw_miniature, miniature.VERSION, ("seed",), SIZE),
     "images": Source(
         _open_images,
         _images_identity,

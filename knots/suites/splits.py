@@ -1,7 +1,7 @@
 """Which items of a data set's splits are a task's train, validation and test.
 
-Where a data set has no validation split, part of another one is held out for it: by a seed, or by the index file
-of the official implementation. What is held out is in no other split.
+Where a data set has no validation split, part of another one is held out for it: by a seed, or by the index
+file of the official implementation. What is held out is in no other split.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class HeldOut:
         part_of: that split, "train" or "test".
         share: the share of its items, rounded down.
         seed: of the permutation whose first items are taken.
-        indices: a file with the permutation in place of a seed: path or URL, with `#name` where it holds several.
+        indices: a file with the permutation in place of a seed: path or URL, with `#name` where it holds
+            several.
         order: labels of the first items in the order that such a file counts, or "sorted".
     """
 
@@ -82,7 +83,8 @@ def split_in_data(task: ImageTask, split: str) -> str:
     shared = [other for other in names if other != ours and names[other] == names[ours]]
     if shared:
         raise KnotsError(
-            f"task {task.name!r}: source.splits gives {ours!r} and {shared[0]!r} the same items, {names[ours]!r}"
+            f"task {task.name!r}: source.splits gives {ours!r} and {shared[0]!r} the same items, "
+            f"{names[ours]!r}"
         )
     return str(names[ours])
 

@@ -6,7 +6,7 @@ A suite is read from a plain mapping, as a YAML file gives it; nothing here open
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ SPLITS = ("train", "validation", "test")
 MODALITIES = ("vision", "language")
 
 SUITE_KEYS = ("name", "modality", "tasks")
-TASK_KEYS = ("name", "classes", "templates", "sizes", "source")
+TASK_KEYS = ("name", "classes", "templates", "sizes", "source", "published")
+NEEDED = ("classes", "templates", "sizes", "source")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ImageTask:
         templates: prompts in which `{}` stands for the class name.
         sizes: split -> number of items; what is loaded is checked against it.
         source: where the items come from: `kind` and whatever that kind needs.
+        published: model -> a published accuracy in percent of its fine-tuned model.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ImageTask:
     templates: tuple[str, ...]
     sizes: Mapping[str, int]
     source: Mapping[str, Any]
+    published: Mapping[str, float] = field(default_factory=dict)
 
     def size(self, split: str) -> int:
         """Number of items of a split.
@@ -98,6 +101,19 @@ class Suite:
         """The names of the tasks, in order."""
         return tuple(task.name for task in self.tasks)
 
+    def subset(self, names: Sequence[str]) -> Suite:
+        """Only some of the tasks, in the suite's order.
+
+        Raises:
+            KnotsError: the suite has no such task, or none is named.
+        """
+        for name in names:
+            if name not in self.task_names:
+                raise unknown(f"task of suite {self.name!r}:", str(name), self.task_names)
+        if not names:
+            raise KnotsError(f"no tasks of suite {self.name!r} are named")
+        return replace(self, tasks=tuple(task for task in self.tasks if task.name in names))
+
     def joint(self) -> JointLabels:
         """The union of the tasks' classes, in order of first appearance.
 
@@ -148,7 +164,7 @@ def _parse_task(name: str, config: Mapping[str, Any]) -> ImageTask:
     where = f"task {name!r}"
     if not isinstance(config, Mapping):
         raise KnotsError(f"{where} must be a mapping with {', '.join(TASK_KEYS)}, got {config!r}")
-    _check_keys(where, config, TASK_KEYS, required=TASK_KEYS[1:])
+    _check_keys(where, config, TASK_KEYS, required=NEEDED)
     if config.get("name", name) != name:
         raise KnotsError(f"{where} stands under that key but calls itself {config['name']!r}")
     classes = _strings(where, "classes", config["classes"])
@@ -159,7 +175,17 @@ def _parse_task(name: str, config: Mapping[str, Any]) -> ImageTask:
     source = config["source"]
     if not isinstance(source, Mapping) or "kind" not in source:
         raise KnotsError(f"{where}: `source` must be a mapping with a `kind`, got {source!r}")
-    return ImageTask(name, classes, templates, _parse_sizes(where, config["sizes"]), dict(source))
+    published = _parse_published(where, config.get("published") or {})
+    return ImageTask(name, classes, templates, _parse_sizes(where, config["sizes"]), dict(source), published)
+
+
+def _parse_published(where: str, published: object) -> dict[str, float]:
+    if not isinstance(published, Mapping):
+        raise KnotsError(f"{where}: `published` must map models to accuracies in percent, got {published!r}")
+    for model, accuracy in published.items():
+        if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 < accuracy <= 100:
+            raise KnotsError(f"{where}: published accuracy of {model!r} must be in percent, got {accuracy!r}")
+    return {str(model): float(accuracy) for model, accuracy in published.items()}
 
 
 def _parse_sizes(where: str, sizes: object) -> dict[str, int]:

@@ -70,7 +70,7 @@ class Transform:
         from open_clip import image_transform
         from torchvision.transforms import ToTensor
 
-        steps = image_transform(self.size, is_train=False).transforms
+        steps: list[Any] = image_transform(self.size, is_train=False).transforms
         return steps[: next(place for place, step in enumerate(steps) if isinstance(step, ToTensor))]
 
 

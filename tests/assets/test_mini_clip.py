@@ -37,7 +37,8 @@ class Ruler:
         self.tasks = {task.name: task for task in suite().tasks}
         self.data = {name: load_split(task, split, cache) for name, task in self.tasks.items()}
         self.heads = {
-            name: class_features(self.clip.encode_text, task.classes, task.templates) for name, task in self.tasks.items()
+            name: class_features(self.clip.encode_text, task.classes, task.templates)
+            for name, task in self.tasks.items()
         }
         self.adapters = {name: load_adapter(f"asset:{ADAPTERS}/{name}") for name in self.tasks}
 

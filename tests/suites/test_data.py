@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knots.errors import KnotsError
 from knots import files
+from knots.errors import KnotsError
 from knots.suites import data
 from knots.suites.data import ImageArrays, load_split
 from knots.suites.sources import drawn

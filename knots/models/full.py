@@ -1,0 +1,2 @@
+def load_finetuned(source, clip, *, name, revision=None):
+    raise NotImplementedError
