@@ -33,8 +33,8 @@ OFFICIAL = {
 MERGES = sorted(path.stem for path in (CONF / "merge").glob("[!_]*.yaml"))
 
 
-def composed(*overrides: str, conf: Path = CONF) -> dict:
-    with initialize_config_dir(str(conf), version_base="1.3"):
+def composed(*overrides: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(compose("merge", overrides=["logger=none", *overrides]))
 
 
@@ -50,42 +50,56 @@ def test_all_fifteen_published_settings_are_the_official_ones():
     assert found == OFFICIAL
 
 
-@pytest.fixture
-def conf(tmp_path: Path) -> Path:
-    """The configuration with one more model, for which numbers are published."""
-    for entry in CONF.iterdir():
-        (tmp_path / entry.name).symlink_to(entry)
-    (tmp_path / "model").unlink()
-    (tmp_path / "model").mkdir()
-    mini = (CONF / "model" / "mini_clip.yaml").read_text()
-    (tmp_path / "model" / "mini_clip.yaml").write_text(mini)
-    (tmp_path / "model" / "vit_b_32.yaml").write_text("defaults: [mini_clip, _self_]\nname: vit_b_32\n")
-    return tmp_path
-
-
-def test_published_numbers_win_over_neutral_ones_and_the_command_line_over_both(conf: Path):
+def test_published_numbers_win_over_neutral_ones_and_the_command_line_over_both():
     assert composed("merge=knots_ties")["merge"]["scale"] == 0.3
-    published = composed("model=vit_b_32", "merge=knots_ties", conf=conf)
+    published = composed("model=vit_b_32", "merge=knots_ties")
     assert published["merge"]["scale"] == 0.6
     assert "KnOTS" in published["merge"]["source"]
-    assert composed("model=vit_b_32", "merge=ties", "merge.scale=0.9", conf=conf)["merge"]["scale"] == 0.9
+    assert composed("model=vit_b_32", "merge=ties", "merge.scale=0.9")["merge"]["scale"] == 0.9
     # A pair without published numbers.
-    assert composed("model=vit_b_32", "merge=core_ties", conf=conf)["merge"]["source"] is None
+    assert composed("model=vit_b_32", "merge=core_ties")["merge"]["source"] is None
 
 
-def test_the_published_seed_counts_unless_the_user_names_one(conf: Path):
-    assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", conf=conf)).seed == 424
-    assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", "seed=0", conf=conf)).seed == 0
+def test_the_published_seed_counts_unless_the_user_names_one():
+    assert parse_merge(composed("model=vit_b_32", "merge=dare_ties")).seed == 424
+    assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", "seed=0")).seed == 0
     assert parse_merge(composed("merge=dare_ties")).seed == 0
 
 
-def test_suite_auto_is_the_suite_that_the_model_names(conf: Path):
-    # A variant of a model inherits the suite.
-    for model in ("mini_clip", "vit_b_32"):
-        config = composed(f"model={model}", conf=conf)
-        assert config["suite"]["name"] == "mini_vision8"
-        assert list(config["suite"]["tasks"])[:2] == ["digits", "street_numbers"]
-    assert composed("suite=mini_vision8") == composed()
+@pytest.mark.parametrize(
+    ("model", "suite", "first"),
+    [
+        ("mini_clip", "mini_vision8", "digits"),
+        ("vit_b_32", "vision8", "stanford_cars"),
+        ("vit_l_14", "vision8", "stanford_cars"),
+        ("vit_b_32_full", "vision8", "stanford_cars"),  # a variant of a model inherits the suite
+    ],
+)
+def test_suite_auto_is_the_suite_that_the_model_names(model: str, suite: str, first: str):
+    config = composed(f"model={model}")
+    assert config["suite"]["name"] == suite
+    assert next(iter(config["suite"]["tasks"])) == first
+    assert composed(f"model={model}", f"suite={suite}") == config
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml")))
+def test_every_model_is_a_plan(model: str):
+    plan = parse_merge(composed(f"model={model}"))
+    assert plan.model.name == model
+    assert plan.model.spec.text == plan.model.text
+    sources = [plan.model.adapter_of(task) for task in plan.suite.task_names]
+    assert len(set(sources)) == 8
+
+
+def test_a_model_may_spell_a_task_in_its_own_way():
+    model = parse_merge(composed("model=vit_b_16")).model
+    assert model.adapter_of("stanford_cars") == "tanganke/clip-vit-base-patch16_stanford-cars_lora-16"
+    assert model.adapter_of("svhn") == "tanganke/clip-vit-base-patch16_svhn_lora-16"
+
+
+def test_some_tasks_of_a_suite_in_its_order():
+    assert parse_merge(composed("tasks=[signs,digits]")).suite.task_names == ("digits", "signs")
+    assert parse_merge(composed("tasks=signs")).suite.task_names == ("signs",)
 
 
 def test_a_suite_of_another_modality_is_refused():
@@ -111,9 +125,9 @@ def test_the_issue_s_merges_are_all_there():
     }
 
 
-@pytest.mark.parametrize("group", ["eval", "trainer", "paths", "model"])
+@pytest.mark.parametrize("group", ["eval", "trainer", "paths", "data", "suite"])
 def test_every_choice_of_every_other_group_is_a_plan(group: str):
-    for path in (CONF / group).glob("*.yaml"):
+    for path in (CONF / group).glob("[!_]*.yaml"):
         parse_merge(composed(f"{group}={path.stem}"))
 
 
@@ -135,6 +149,15 @@ def test_every_choice_of_every_other_group_is_a_plan(group: str):
         ("adapters=/some/folder", r"adapters='/some/folder' has no \{task\}"),
         ("force=maybe", r"force='maybe'; true or false"),
         ("merge.kind=merge", r"unknown merge.kind 'merge'; did you mean 'merged'"),
+        ("tasks=[sings]", r"unknown task of suite 'mini_vision8': 'sings'; did you mean 'signs'"),
+        ("tasks=[]", r"no tasks of suite 'mini_vision8' are named"),
+        ("tasks=3", r"tasks=3; names are needed"),
+        ("data.transform=torchvision", r"unknown data.transform 'torchvision'"),
+        ("data.workers=0", r"data.workers=0; a whole number"),
+        ("data.skip_broken=1", r"data.skip_broken=1; true or false"),
+        ("model.updates=dora", r"unknown model.updates 'dora'"),
+        ("model.text={open_clip:ViT-B-32}", r"model.text=.*open_clip and weights"),
+        ("+merge.calibration={examples:0,split:train,seed:0}", r"merge.calibration.examples=0"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(override: str, message: str):

@@ -15,7 +15,8 @@ from knots.adapters import load_adapter
 from knots.errors import KnotsError
 from knots.merging import merge
 from knots.pipelines import MergePlan, run_merge
-from knots.pipelines.identity import base_identity, merge_identity
+from knots.models.bases import find_base
+from knots.pipelines.identity import merge_identity
 from knots.pipelines.merge import Bench
 
 # Raised inside Lightning by its own use of torch's private trees.
@@ -158,7 +159,7 @@ def test_a_rule_of_the_user_s_own_counts_by_its_content(plan: Plans, tmp_path: P
 
 def identity(plan: MergePlan) -> dict:
     bench = Bench(plan, console=None)
-    return merge_identity(plan, bench.base, bench.adapters)
+    return merge_identity(plan, bench.base.identity, bench.adapters, bench.reading)
 
 
 @pytest.mark.parametrize(
@@ -188,15 +189,13 @@ def test_paths_batches_and_devices_do_not(plan: Plans, tmp_path: Path):
 
 
 def test_other_weights_are_another_base(plan: Plans, tmp_path: Path):
-    model = plan().model
-    shutil.copytree(model.base, tmp_path / "base")
-    moved = replace(model, base=str(tmp_path / "base"))
-    assert base_identity(moved) == base_identity(model)
+    base = plan().model.base
+    shutil.copytree(base, tmp_path / "base")
+    moved = str(tmp_path / "base")
+    assert find_base(moved, None).identity == find_base(base, None).identity
     weights = load_file(tmp_path / "base" / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "base" / "model.safetensors")
-    assert base_identity(moved) != base_identity(model)
-    hub = replace(model, base="openai/clip", revision="abc")
-    assert base_identity(hub) == {"hub": "openai/clip", "revision": "abc"}
+    assert find_base(moved, None).identity != find_base(base, None).identity
 
 
 @pytest.mark.parametrize(
