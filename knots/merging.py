@@ -73,6 +73,7 @@ METHODS: Mapping[str, Method] = {
     "knots_dare_ties": Method("knots", "ties", KNOTS, (*TIES_OPTIONS, *DARE_OPTIONS)),
     "knots_rows_ties": Method("knots_rows", "ties", KNOTS, TIES_OPTIONS),
     "regmean": Method("full", "regmean", "arXiv:2212.09849", ("grams", "off_diagonal", "ridge")),
+    "fisher": Method("full", "fisher", "arXiv:2111.09832", ("fishers", "floor")),
     "tsv": Method("full", "tsv", "arXiv:2412.00081"),
     "cart": Method("full", "cart", "arXiv:2412.12153", ("pruning_rank", "cart_scale")),
     "core_ties": Method("core", "ties", CORE, TIES_OPTIONS),
@@ -100,7 +101,10 @@ def merge(
     device: torch.device | str = "cpu",
     **rule_options: Any,
 ) -> Adapter:
-    """Merge the adapters of T tasks into one, without data, training, or the base model.
+    """Merge the adapters of T tasks into one, without training or the base model.
+
+    Two rules need what `knots.evaluation.calibration` collected from data: `regmean` the `grams`, `fisher`
+    the option `fishers`.
 
     Each module's updates are aligned in `space`, dropped at random (`drop`), merged by `rule`, lifted back,
     and multiplied by `scale`. Where singular values coincide the KnOTS basis is arbitrary, hence any
@@ -110,8 +114,8 @@ def merge(
         adapters: T adapters of one base model. A module that only some of them have counts as a zero
             update of the others, and a warning names it.
         space: "full", "knots", "knots_rows" or "core" (see `knots.spaces`).
-        rule: "sum", "ties", "regmean", "tsv", "cart"; a function from coordinates [T, P, Q] to [P, Q]; or
-            "path/to/file.py:function".
+        rule: "sum", "ties", "regmean", "fisher", "tsv", "cart"; a function from coordinates [T, P, Q] to
+            [P, Q]; or "path/to/file.py:function".
         scale: multiplier on the merged update (lambda in the papers).
         density: fraction of entries that TIES keeps, 0 < density <= 1.
         reduce: "mean" or "sum"; None is the rule's own choice: sum for `sum`, mean for `ties`.
@@ -151,6 +155,7 @@ def merge(
         numel=sum(math.prod(a.shape) for a in aligned.values()),
         weights=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device),
         grams=None if grams is None else _gram_reader(grams, adapters),
+        space=space,
     )
     masks = _masks(census.tasks, aligned, drop, seed, dare_rng) if drop > 0 else None
     sites = {m: Site(m, a.shape, tuple(u.rank for u in updates[m])) for m, a in aligned.items()}

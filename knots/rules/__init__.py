@@ -11,6 +11,7 @@ from torch import Tensor
 from knots.errors import KnotsError, unknown
 from knots.rules.base import Census, Rule, Session, Site
 from knots.rules.custom import Custom, option_names, resolve_rule, rule_name
+from knots.rules.fisher import Fisher
 from knots.rules.linear import Sum
 from knots.rules.regmean import RegMean
 from knots.rules.spectral import Cart, Tsv
@@ -22,6 +23,7 @@ RULES: dict[str, type[Rule]] = {
     "sum": Sum,
     "ties": Ties,
     "regmean": RegMean,
+    "fisher": Fisher,
     "tsv": Tsv,
     "cart": Cart,
 }

@@ -39,12 +39,14 @@ class Census:
         numel: coordinates of one task over all modules (N).
         weights: [T] task weights that already multiply the coordinates, or None for equal weights.
         grams: module name -> [T, I, I] Gram matrices of the module's inputs, where the user gave them.
+        space: the space that the user chose.
     """
 
     tasks: tuple[str, ...]
     numel: int
     weights: Tensor | None = None
     grams: Callable[[str], Tensor] | None = None
+    space: str = "full"
 
 
 class Session:

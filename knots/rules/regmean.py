@@ -38,8 +38,10 @@ class RegMean(Rule):
         """Start one merge.
 
         Raises:
-            KnotsError: the merge was given no Gram matrices.
+            KnotsError: the space changes the in-features, or the merge was given no Gram matrices.
         """
+        if census.space not in ("full", "knots"):
+            raise KnotsError(f"rule regmean works in space 'full' or 'knots', not in {census.space!r}")
         if census.grams is None:
             raise KnotsError(
                 "rule regmean needs grams: the Gram matrix of every module's inputs on each task"
@@ -58,7 +60,7 @@ class RegMean(Rule):
         if tuple(grams.shape) != expected:
             raise KnotsError(
                 f"rule regmean: grams of module {site.module!r} have shape {tuple(grams.shape)}, the "
-                f"coordinates need {expected}; regmean works in space 'full' or 'knots'"
+                f"coordinates need {expected}"
             )
         diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
         grams = self.off_diagonal * grams + (1 - self.off_diagonal) * diagonal

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import knots
 from knots.adapters import Adapter
 from knots.errors import KnotsError
 from knots.evaluation import calibration
@@ -278,6 +279,16 @@ def test_the_base_is_given_back_after_an_error_in_the_middle(
     assert len(calls) == 5
     monkeypatch.undo()
     assert torch.equal(clip(torch.from_numpy(data[0].images)), plain)
+
+
+def test_merges_take_what_was_collected(clip: Clip, adapters: Any, heads: Any, data: Any):
+    fishers = fishers_of(clip, adapters, heads, data)
+    for method, collected in (
+        ("regmean", {"grams": grams_of(clip, adapters, data)}),
+        ("fisher", {"fishers": fishers}),
+    ):
+        merged = knots.merge(adapters, **knots.METHODS[method], scale=1.0, **collected)
+        assert sorted(merged.updates) == sorted(MODULES)
 
 
 def test_mistakes_are_named(clip: Clip, adapters: Any, heads: Any, data: Any):
