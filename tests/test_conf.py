@@ -121,7 +121,8 @@ def test_every_merge_choice_is_a_plan_called_by_its_own_name(name: str):
 def test_the_issue_s_merges_are_all_there():
     assert set(MERGES) == {
         *("task_arithmetic", "ties", "dare_ties", "knots_ties", "knots_dare_ties", "knots_rows_ties"),
-        *("core_ties", "core_tsv", "dare_task_arithmetic", "ensemble", "zero_shot", "finetuned"),
+        *("core_ties", "core_tsv", "dare_task_arithmetic", "regmean", "fisher"),
+        *("ensemble", "zero_shot", "finetuned"),
     }
 
 

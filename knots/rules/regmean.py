@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
-from knots.rules.base import Census, Commutes, Rule, Session, Site
+from knots.rules.base import Census, Commutes, Rule, Session, Site, task_weights
 
 
 @dataclass(frozen=True)
 class RegMean(Rule):
     """dW = (sum_i dW_i G_i) (sum_i G_i)^-1 with G_i = X_i' X_i / tokens of the module's inputs on task i.
 
+    Task weights w_i make it (sum_i w_i dW_i G_i) (sum_i w_i G_i)^-1.
     It acts on the in-features alone, so it gives the same merge in `full` and in `knots` space; in a space
     that changes the in-features the Gram matrices do not fit.
 
@@ -64,7 +65,8 @@ class RegMean(Rule):
             )
         diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
         grams = self.off_diagonal * grams + (1 - self.off_diagonal) * diagonal
-        total = grams.sum(dim=0)
+        # The coordinates hold the task weights already.
+        total = torch.einsum("t,tij->ij", task_weights(census, coords).double(), grams)
         total.diagonal().add_(self.ridge * total.diagonal().mean())
         numerator = (coords.double() @ grams).sum(dim=0)
         solution: Tensor = torch.linalg.solve(total, numerator.T)

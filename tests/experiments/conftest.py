@@ -43,6 +43,7 @@ def small(tiny: Path, tmp_path: Path) -> list[str]:
         "logger=none",
         "trainer=cpu",
         *(f"suite.tasks.{task}.sizes.test={ITEMS}" for task in TASKS),
+        *(f"suite.tasks.{task}.sizes.train={ITEMS}" for task in TASKS),
     ]
 
 

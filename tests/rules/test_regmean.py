@@ -73,6 +73,22 @@ def test_options_out_of_range_are_refused(adapters, grams, options):
         knots.merge(adapters, space="full", rule="regmean", scale=1.0, grams=grams, **options)
 
 
+def test_task_weights_count_as_more_data_of_a_task(adapters, grams):
+    def merged(weights=None, grams=grams):
+        return knots.merge(
+            adapters, space="full", rule="regmean", scale=1.0, grams=grams, weights=weights, ridge=0.0
+        )
+
+    weights = [0.5, 3.0, 1.0]
+    scaled = {
+        name: {module: weight * gram for module, gram in modules.items()}
+        for weight, (name, modules) in zip(weights, grams.items(), strict=True)
+    }
+    assert relative_error(merged(weights), merged(grams=scaled)) < 1e-5
+    assert relative_error(merged([2.0] * 3), merged()) < 1e-5
+    assert relative_error(merged(weights), merged()) > 1e-2
+
+
 # From here on with Gram matrices of a model: three adapters of the tiny CLIP on images of their own.
 
 
