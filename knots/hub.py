@@ -21,7 +21,7 @@ CLIENTS = frozenset({"huggingface_hub", "hf_xet", "datasets", "httpx", "httpx2",
 # These wrap the clients' errors in their own; an error without a client's behind it is theirs to tell.
 READERS = frozenset({"transformers", "peft"})
 
-LOCAL_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 BUSY = frozenset({408, 429})
 UNREACHABLE = frozenset({"LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"})
 BROKEN_OFF = frozenset({"TransportError", "TimeoutError", "RequestException", "ClientError"})
@@ -85,10 +85,10 @@ def asking(repo: str, *, kind: Kind = "model", revision: str | None = None) -> I
     try:
         yield
     except Exception as error:
-        chain = _chain(error, before)
-        if not _from_clients(chain):
+        chain = _from_clients(_chain(error, before))
+        if not chain:
             raise
-        fault = next((e for e in chain if isinstance(e, OSError) and e.errno in LOCAL_FAULTS), None)
+        fault = next((link for link in chain if _of_the_disk(link)), None)
         if fault is error:
             raise
         if fault is not None:
@@ -117,11 +117,15 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 
 def _without(repo: str, one_of: Sequence[str], kind: Kind, folder: Path) -> str:
-    choices = " nor ".join(one_of)
-    neither = "neither " if len(one_of) > 1 else "not "
-    if _offline() or not _reachable(repo, kind, commit(folder)):
-        return _incomplete(repo, f"{neither}{choices} is there")
-    return f"hub repository {repo!r} has {neither}{choices}; check that it is the right one"
+    """What to say where none of the choices is there: only the hub knows whether it ever was."""
+    import huggingface_hub
+
+    lack = ("neither " if len(one_of) > 1 else "not ") + " nor ".join(one_of)
+    try:
+        huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=commit(folder), timeout=10)
+    except Exception:
+        return _incomplete(repo, f"{lack} is there")
+    return f"hub repository {repo!r} has {lack}; check that it is the right one"
 
 
 def _incomplete(repo: str, lack: str) -> str:
@@ -129,16 +133,6 @@ def _incomplete(repo: str, lack: str) -> str:
         f"the local copy of {repo!r} is incomplete ({lack}), and the hub ({_endpoint()}) cannot be "
         f"reached{_offline()}; try again with a network"
     )
-
-
-def _reachable(repo: str, kind: Kind, revision: str) -> bool:
-    import huggingface_hub
-
-    try:
-        huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
-    except Exception:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -167,8 +161,10 @@ class _Question:
             )
         if names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
             return self._unknown()
+        if "DisabledRepoError" in names:
+            return f"hub repository {self.repo!r} has been disabled; use another copy of it"
         if status in (401, 403):
-            return self._forbidden(chain)
+            return self._forbidden()
         if status is not None and (status in BUSY or status >= 500):
             return self._busy(status)
         if "IncompleteSnapshotError" in names:
@@ -177,6 +173,8 @@ class _Question:
             return self._unreachable()
         if names & BROKEN_OFF or "Consistency check failed" in text:
             return self._failed(f"{_line(chain[0])}; try again, files that are complete are kept")
+        if type(chain[0]).__name__ == "RemoteEntryNotFoundError":
+            return f"hub repository {self.repo!r} has no file {_asked_file(chain[0])!r}; see {self._page()}"
         return self._failed(_deepest(chain)) if self.kind == "model" else self._unreadable(chain)
 
     def _page(self) -> str:
@@ -204,9 +202,7 @@ class _Question:
             "log in with `hf auth login` (or set HF_TOKEN) if it is private"
         )
 
-    def _forbidden(self, chain: Sequence[BaseException]) -> str:
-        if any("disabled" in str(error) for error in chain):
-            return f"hub repository {self.repo!r} has been disabled; use another copy of it"
+    def _forbidden(self) -> str:
         return (
             f"the hub ({_endpoint()}) forbids access to {self.repo!r}: log in with `hf auth login` (or set "
             "HF_TOKEN) with a token that may read it"
@@ -221,9 +217,10 @@ class _Question:
         return _incomplete(self.repo, f"{missing[1] if missing else 'a file'} is missing")
 
     def _unreachable(self) -> str:
+        copy = "give the folder of a local copy" if self.kind == "model" else "fill the cache with one"
         return (
             f"{self._no_copy()} the hub ({_endpoint()}) cannot be reached{_offline()} nor is all of it in "
-            "the local cache; check the network or give the folder of a local copy"
+            f"the local cache; check the network or {copy}"
         )
 
     def _failed(self, reason: str) -> str:
@@ -248,14 +245,22 @@ def _chain(error: BaseException, before: BaseException | None) -> list[BaseExcep
     return chain
 
 
-def _from_clients(chain: Sequence[BaseException]) -> bool:
-    error = chain[0]
-    if isinstance(error, KnotsError | MemoryError):
+def _from_clients(chain: list[BaseException]) -> list[BaseException]:
+    """The chain from the first error of a client on; empty if that is not what the block ended with."""
+    if isinstance(chain[0], KnotsError | MemoryError):
+        return []
+    first = 0
+    while first < len(chain) - 1 and _origin(chain[first]) in READERS:
+        first += 1
+    link = chain[first]
+    return chain[first:] if _origin(link) in CLIENTS or _classes(link) & CLIENTS else []
+
+
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether a local file is at fault; a forbidden one has a name, as a forbidden connection has not."""
+    if not isinstance(error, OSError):
         return False
-    origin = _origin(error)
-    if origin in READERS:
-        return any(_classes(link) & CLIENTS for link in chain)
-    return origin in CLIENTS or bool(_classes(error) & CLIENTS)
+    return error.errno in DISK_FAULTS or (isinstance(error, PermissionError) and error.filename is not None)
 
 
 def _classes(error: BaseException) -> set[str]:
@@ -280,6 +285,12 @@ def _answer(chain: Sequence[BaseException]) -> tuple[int | None, bool]:
         if isinstance(status := getattr(response, "status_code", None), int):
             return status, "authorization" in response.request.headers  # type: ignore[union-attr]
     return None, False
+
+
+def _asked_file(error: BaseException) -> str:
+    """The path in its repository of the file that an HTTP error is about."""
+    url = str(error.response.url)  # type: ignore[attr-defined]
+    return url.partition("/resolve/")[2].partition("/")[2] or url
 
 
 def _endpoint() -> str:
