@@ -16,12 +16,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from knots.errors import KnotsError
 from tests.hub_server import Content, Files, Server, commit_of
 
 CLIENT_VARIABLES = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_")
@@ -48,19 +49,20 @@ class Hub:
         self.token: str | None = None
         self.requests: list[str] = []
         self.downloads: list[str] = []
+        self.running = True
         self._lock = threading.Lock()
-        self._server: Server | None = Server(self)
+        self._server = Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
     def stop(self) -> None:
         """Cut the network: from now on connections are refused."""
-        if self._server is not None:
+        if self.running:
+            self.running = False
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()
-            self._server = None
 
     def commit(self, repo: str, kind: str = "model") -> str:
         """The commit that the hub names for an id, or an id@revision: another one for other files."""
@@ -107,6 +109,15 @@ class Hub:
 def files_of(folder: Path) -> dict[str, Content]:
     """A repository with the files of a folder."""
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def message_of(ask: Callable[[], object]) -> str:
+    """The message of the mistake that asking ends with, which is one line."""
+    with pytest.raises(KnotsError) as caught:
+        ask()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.fixture
