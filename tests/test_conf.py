@@ -1,6 +1,5 @@
 """Every configuration composes to what it promises; the published numbers are the official ones."""
 
-from pathlib import Path
 
 import pytest
 import yaml

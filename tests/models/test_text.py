@@ -17,7 +17,7 @@ from knots.models.text import TextSpec, encode_tokens, text_encoder, text_identi
 from tests.miniatures import tiny_suite
 
 WIDTH, LAYERS, HEADS, DIM = 16, 2, 2, 12
-PROMPTS = ["a photo of the number zero", "stripes", "a " + "very " * 100 + "long one", "the number: \"3\"."]
+PROMPTS = ["a photo of the number zero", "stripes", "a " + "very " * 100 + "long one", 'the number: "3".']
 """OpenAI's tokenizer knows any text; one prompt is longer than the 77 tokens that fit."""
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from knots.adapters import load_adapter
 from knots.errors import KnotsError
 from knots.merging import merge
-from knots.pipelines import MergePlan, run_merge
 from knots.models.bases import find_base
+from knots.pipelines import MergePlan, run_merge
 from knots.pipelines.identity import merge_identity
 from knots.pipelines.merge import Bench
 

@@ -1,0 +1,273 @@
+"""`model=vit_b_32` from the command line, against a hub on loopback with repositories of the real layout.
+
+The base is tiny here; `test_full_shape.py` rehearses the real shapes.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.experiments.conftest import Finished
+from tests.hub import Hub, files_of
+from tests.miniatures import LAYERS, WIDTH, tiny_clip
+from tests.rehearsal import (
+    PATTERN,
+    TASKS,
+    adapter_tensors,
+    serve_adapters,
+    serve_data,
+    size_overrides,
+    sizes,
+    write_parquet,
+)
+
+BASE = "openai/clip-vit-base-patch32"
+Command = Callable[..., Finished]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    """What the hub holds, made once."""
+    folder = tmp_path_factory.mktemp("shelf")
+    shelf = Hub()
+    shelf.stop()
+    shelf.models[BASE] = files_of(tiny_clip(folder / "base"))
+    serve_adapters(shelf, folder / "adapters", "vit_b_32", WIDTH, LAYERS, rank=2)
+    serve_data(shelf, folder / "data")
+    return shelf
+
+
+@pytest.fixture
+def hub(hub: Hub, shelf: Hub) -> Hub:
+    """The hub of the test, with these repositories."""
+    hub.models |= shelf.models
+    hub.datasets |= shelf.datasets
+    return hub
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    return [
+        "model=vit_b_32",
+        # The tiny base has features of another size than any model of open_clip.
+        "model.text=null",
+        f"paths.output_dir={tmp_path}/outputs",
+        f"paths.cache_dir={tmp_path}/cache",
+        "logger=none",
+        "trainer=cpu",
+        *size_overrides(),
+    ]
+
+
+def metrics(tmp_path: Path, method: str) -> dict:
+    for path in (tmp_path / "outputs" / "merge").glob("[!.]*/metrics.json"):
+        found = json.loads(path.read_text())
+        if found["merge"]["method"] == method:
+            return {**found, "folder": path.parent}
+    raise AssertionError(f"no run of {method}")
+
+
+def test_everything_comes_from_the_hub_and_then_from_the_cache(
+    hub: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    done = command("merge", arguments)
+    assert (done.code, done.err) == (0, "")
+    assert "published for vit_b_32" in done.out
+    found = metrics(tmp_path, "knots_ties")
+    assert found["merge"]["scale"] == 0.6
+    assert found["joint"]["classes"] == 748
+    assert found["joint"]["n"] == sum(sizes(task)["test"] for task in TASKS)
+    assert {task: row["n"] for task, row in found["per_task"].items()} == {
+        task: sizes(task)["test"] for task in TASKS
+    }
+    table = pd.read_parquet(found["folder"] / "predictions.parquet")
+    assert len(table) == found["joint"]["n"]
+    digits = table[table.task.isin(["mnist", "svhn"])]
+    assert (digits.joint_label == 296 + digits.label).all()
+    # Nothing is fetched that is not needed, and nothing twice.
+    assert len(hub.downloads) == len(set(hub.downloads))
+    assert not [name for name in hub.downloads if "contrast" in name or "train" in name]
+    assert sum(name.endswith("adapter_model.bin") for name in hub.downloads) == 8
+    hub.stop()
+    again = command("merge", [*arguments, "merge=ties"])
+    assert again.code == 0, again.err
+    assert metrics(tmp_path, "ties")["joint"]["classes"] == 748
+
+
+def test_other_splits_come_from_the_same_files(
+    hub: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    done = command("merge", [*arguments, "merge=regmean", "split=validation", "tasks=[mnist,svhn,sun397]"])
+    assert (done.code, done.err) == (0, "")
+    found = metrics(tmp_path, "regmean")
+    assert list(found["per_task"]) == ["mnist", "sun397", "svhn"]
+    assert {row["n"] for row in found["per_task"].values()} == {2}
+    assert "regmean: looking at 256 train images" in done.out
+
+
+def test_published_references_normalize(hub: Hub, command: Command, arguments: list[str], tmp_path: Path):
+    done = command("merge", [*arguments, "normalize_by=published", "tasks=[mnist,dtd]", "eval=per_task"])
+    assert (done.code, done.err) == (0, "")
+    row = metrics(tmp_path, "knots_ties")["per_task"]["mnist"]
+    assert row["finetuned"] == 99.3
+    assert row["normalized"] == pytest.approx(100 * row["accuracy"] / 99.3)
+    refused = command("merge", [*arguments, "normalize_by=published", "model.name=mine", "tasks=[mnist]"])
+    assert refused.code == 2
+    assert "no published fine-tuned accuracy" in refused.err
+
+
+def test_a_folder_replaces_an_id(hub: Hub, command: Command, arguments: list[str], tmp_path: Path):
+    folder = tmp_path / "mine"
+    write_parquet(folder / "test-00000-of-00001.parquet", 20, 10, seed=5)
+    override = [f"suite.tasks.mnist.source.path={folder}", "suite.tasks.mnist.sizes.test=16"]
+    done = command("merge", [*arguments, *override, "tasks=[mnist]", "merge=zero_shot"])
+    assert (done.code, done.err) == (0, "")
+    assert metrics(tmp_path, "zero_shot")["per_task"]["mnist"]["n"] == 16
+    assert not [name for name in hub.downloads if "mnist" in name and name.endswith(".parquet")]
+
+
+FAULTS = [
+    ("dataset", "missing", ["tanganke/gtsrb", "no such repository"]),
+    ("dataset", "gated", ["tanganke/gtsrb", "gated", "hf auth login"]),
+    ("dataset", "drops", ["tanganke/gtsrb", "try again"]),
+    ("dataset", "truncates", ["tanganke/gtsrb"]),
+    ("dataset", "server_error", ["tanganke/gtsrb", "500"]),
+    ("adapter", "missing", ["KnOTS-ViT-B-32_lora_R16_gtsrb", "no such repository"]),
+    ("adapter", "drops", ["KnOTS-ViT-B-32_lora_R16_gtsrb", "try again"]),
+    ("base", "gated", [BASE, "gated", "accept its terms"]),
+    ("base", "bad_token", [BASE, "token"]),
+]
+
+
+@pytest.mark.parametrize(("what", "fault", "words"), FAULTS)
+def test_a_fault_of_the_hub_is_one_message_and_what_is_done_is_kept(
+    hub: Hub,
+    command: Command,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    fault: str,
+    words: list[str],
+):
+    repo = {"dataset": "tanganke/gtsrb", "adapter": PATTERN["vit_b_32"].format("gtsrb"), "base": BASE}[what]
+    hub.faults[repo] = fault
+    if fault == "bad_token":
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        hub.token, hub.gated = "hf_right", {repo}
+        del hub.faults[repo]
+    shown = command("merge", [*arguments, "merge=finetuned", "tasks=[gtsrb,mnist]"])
+    assert shown.code == 2
+    assert shown.err.count("error: ") == 1
+    assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 1
+    assert "Traceback" not in shown.err + shown.out
+    for word in words:
+        assert word in shown.err, shown.err
+    root = tmp_path / "outputs" / "merge"
+    assert not root.exists() or list(root.iterdir()) == []
+    # When the hub is itself again, only what is missing is fetched.
+    hub.faults.clear()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.token = None
+    before = len(hub.downloads)
+    done = command("merge", [*arguments, "merge=finetuned", "tasks=[gtsrb,mnist]"])
+    assert done.code == 0, done.err
+    fetched = hub.downloads[before:]
+    if what == "dataset":
+        assert not [name for name in fetched if "mnist" in name]
+        assert not [name for name in fetched if name.endswith((".bin", ".safetensors"))]
+
+
+def test_without_a_network_from_the_start_the_way_out_is_named(
+    hub: Hub, command: Command, arguments: list[str]
+):
+    hub.stop()
+    done = command("merge", arguments)
+    assert done.code == 2
+    assert BASE in done.err
+    assert "cannot be reached" in done.err
+    assert "local copy" in done.err
+
+
+def test_a_partial_copy_is_not_taken_for_the_whole(
+    hub: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    assert command("merge", [*arguments, "merge=finetuned", "tasks=[gtsrb,mnist]"]).code == 0
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    (weights,) = (cache / "models--hoffman-lab--KnOTS-ViT-B-32_lora_R16_gtsrb").rglob("adapter_model.bin")
+    weights.unlink()
+    hub.stop()
+    done = command("merge", [*arguments, "merge=ties", "tasks=[gtsrb,mnist]"])
+    assert done.code == 2
+    assert "KnOTS-ViT-B-32_lora_R16_gtsrb" in done.err
+    assert "incomplete" in done.err
+
+
+def test_a_wrong_number_of_items_is_an_error(hub: Hub, command: Command, arguments: list[str]):
+    done = command("merge", [*arguments, "suite.tasks.svhn.sizes.test=9", "merge=zero_shot"])
+    assert done.code == 2
+    assert "the test split of task 'svhn' has 8 images" in done.err
+    assert "promise 9" in done.err
+    assert "the data of the other 7 tasks is ready and kept" in done.err
+
+
+def test_broken_pictures_are_named_counted_and_skipped_on_request(
+    hub: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    folder = tmp_path / "folders"
+    for number in range(10):
+        place = folder / "test" / str(number)
+        place.mkdir(parents=True)
+        for item in range(3):
+            content = io.BytesIO()
+            Image.new("RGB", (20 + item, 30), (25 * number, 80, 10)).save(content, "PNG")
+            whole = content.getvalue()
+            (place / f"{number}-{item}.png").write_bytes(whole[:60] if (number, item) == (4, 1) else whole)
+    override = [
+        f"suite.tasks.mnist.source.path={folder}",
+        "suite.tasks.mnist.sizes.test=24",
+        "tasks=[mnist]",
+        "merge=zero_shot",
+        "eval=per_task",
+    ]
+    for seed in range(420, 440):  # a split that the broken picture is in
+        here = [*override, f"suite.tasks.mnist.source.validation.seed={seed}"]
+        done = command("merge", [*arguments, *here])
+        if done.code:
+            break
+    assert "1 of 24 images are broken" in done.err
+    assert "4-1.png" in done.err
+    assert "data.skip_broken=true" in done.err
+    skipped = command("merge", [*arguments, *here, "data.skip_broken=true"])
+    assert (skipped.code, skipped.err) == (0, "")
+    assert "4-1.png" in skipped.out
+    found = [json.loads(p.read_text()) for p in (tmp_path / "outputs" / "merge").glob("*/metrics.json")]
+    assert 23 in {run["per_task"]["mnist"]["n"] for run in found}
+
+
+@pytest.mark.parametrize("prefix", ["", "vision_model."])
+def test_adapters_of_either_key_layout_are_the_same_run(
+    prefix: str, hub: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    """Adapters trained on a model whose tower is called `vision_model` carry that name in their keys."""
+    for seed, task in enumerate(TASKS[:2]):
+        content = io.BytesIO()
+        torch.save(adapter_tensors(seed, WIDTH, LAYERS, 2, prefix), content)
+        repo = PATTERN["vit_b_32"].format(task)
+        hub.models[repo] = {**hub.models[repo], "adapter_model.bin": content.getvalue()}
+    done = command("merge", [*arguments, "tasks=[stanford_cars,dtd]", "eval=joint"])
+    assert (done.code, done.err) == (0, "")
+    table = pd.read_parquet(metrics(tmp_path, "knots_ties")["folder"] / "predictions.parquet")
+    (tmp_path.parent / "layouts").mkdir(exist_ok=True)
+    kept = tmp_path.parent / "layouts" / "ranks.parquet"
+    if prefix:
+        assert table.joint_rank.tolist() == pd.read_parquet(kept).joint_rank.tolist()
+    else:
+        table.to_parquet(kept)
