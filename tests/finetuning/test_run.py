@@ -1,7 +1,7 @@
 """A few steps make an adapter that PEFT loads; all start from the same A; the base is given back."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,57 +12,19 @@ from transformers import CLIPModel
 
 from knots.adapters import load_adapter
 from knots.errors import KnotsError
-from knots.finetuning import FinetuningPlan, finetune, finetune_tasks, parse_plan
+from knots.finetuning import finetune, finetune_tasks
 from knots.models.clip import ClipSpec, load_clip
 from knots.models.heads import class_features
 from knots.suites import data
 from knots.suites.data import ImageArrays
-from tests.miniatures import NOISE, tiny_arrays, tiny_clip, tiny_suite
-
-PLAN = FinetuningPlan(
-    rank=2,
-    dropout=0.1,
-    modules=("q_proj", "out_proj"),
-    steps=12,
-    batch_size=16,
-    learning_rate=1e-2,
-    warmup=2,
-    weight_decay=0.1,
-    validate_every=4,
-    patience=5,
-    scale=100.0,
-    shift=1,
-    seed=420,
-)
-TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_clip(tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    return load_clip(ClipSpec("tiny", str(folder)))
-
-
-@pytest.fixture(scope="module")
-def task():
-    return tiny_suite().tasks[0]
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return {
-        split: ImageArrays(*tiny_arrays(48, 3, seed)) for seed, split in enumerate(("train", "validation"))
-    }
+from tests.finetuning.conftest import ORIGIN, PLAN, TRAINER
+from tests.miniatures import NOISE, tiny_suite
 
 
 @pytest.fixture(scope="module")
 def trained(clip, task, splits, tmp_path_factory):
     place = tmp_path_factory.mktemp("finetune") / task.name
-    return place, finetune(clip, task, splits, PLAN, place, TRAINER)
+    return place, finetune(clip, task, splits, PLAN, place, TRAINER, origin=ORIGIN)
 
 
 def weights(place):
@@ -86,6 +48,7 @@ def test_the_file_is_half_precision_and_names_no_machine(trained):
     assert config["r"] == config["lora_alpha"] == 2
     assert config["target_modules"] == ["out_proj", "q_proj"]
     assert sorted(path.name for path in place.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
@@ -93,10 +56,10 @@ def test_the_file_is_half_precision_and_names_no_machine(trained):
 
 def test_the_same_seed_trains_the_same_adapter(trained, clip, task, splits, tmp_path):
     place, accuracy = trained
-    assert finetune(clip, task, splits, PLAN, tmp_path / "again", TRAINER) == accuracy
+    assert finetune(clip, task, splits, PLAN, tmp_path / "again", TRAINER, origin=ORIGIN) == accuracy
     again = weights(tmp_path / "again")
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights(place).items())
-    finetune(clip, task, splits, replace(PLAN, seed=1), tmp_path / "other", TRAINER)
+    finetune(clip, task, splits, replace(PLAN, seed=1), tmp_path / "other", TRAINER, origin=ORIGIN)
     other = weights(tmp_path / "other")
     assert all(
         not torch.equal(tensor, other[name]) for name, tensor in weights(place).items() if "lora_A" in name
@@ -106,7 +69,7 @@ def test_the_same_seed_trains_the_same_adapter(trained, clip, task, splits, tmp_
 def test_adapters_of_all_tasks_start_from_the_same_matrix(clip, splits, tmp_path):
     still = replace(PLAN, learning_rate=0.0, weight_decay=0.0)
     for task in tiny_suite().tasks[:2]:
-        finetune(clip, task, splits, still, tmp_path / task.name, TRAINER)
+        finetune(clip, task, splits, still, tmp_path / task.name, TRAINER, origin=ORIGIN)
     first, second = weights(tmp_path / "numbers"), weights(tmp_path / "patterns")
     down = [name for name in first if "lora_A" in name]
     assert down
@@ -127,12 +90,16 @@ def test_training_learns_what_can_be_learnt(clip, task, tmp_path):
     images = np.full((96, 32, 32, 3), 20, dtype=np.uint8)
     images[np.arange(96), :, :, labels] = 230
     data = {split: ImageArrays(images, labels) for split in ("train", "validation")}
-    found = finetune(clip, task, data, replace(PLAN, steps=60, validate_every=20), tmp_path / "a", TRAINER)
+    found = finetune(
+        clip, task, data, replace(PLAN, steps=60, validate_every=20), tmp_path / "a", TRAINER, origin=ORIGIN
+    )
     assert found["finetuned"] > max(90.0, found["zero_shot"])
 
 
 def test_what_is_saved_is_the_best_of_the_validations(clip, task, splits, tmp_path):
-    found = finetune(clip, task, splits, replace(PLAN, patience=1, steps=40), tmp_path / "a", TRAINER)
+    found = finetune(
+        clip, task, splits, replace(PLAN, patience=1, steps=40), tmp_path / "a", TRAINER, origin=ORIGIN
+    )
     tower = PeftModel.from_pretrained(clip.tower, tmp_path / "a")
     try:
         heads = class_features(clip, task.classes, task.templates)
@@ -152,7 +119,7 @@ def test_a_failure_leaves_no_folder_and_no_lora_in_the_base(clip, task, splits, 
     bad = ImageArrays(splits["train"].images[:, :16], splits["train"].labels)
     before = set(clip.state_dict())
     with pytest.raises(ValueError, match=r"accelerator|images of shape"):
-        finetune(clip, task, {**splits, "train": bad}, PLAN, tmp_path / "a", trainer)
+        finetune(clip, task, {**splits, "train": bad}, PLAN, tmp_path / "a", trainer, origin=ORIGIN)
     assert list(tmp_path.iterdir()) == []
     assert set(clip.state_dict()) == before
 
@@ -182,10 +149,3 @@ def test_all_tasks_are_trained_in_turn_and_finished_ones_skipped(folder, tmp_pat
     assert run(["patterns", "digits"], force=True)["patterns"] is not None
     with pytest.raises(KnotsError, match=r"'number'; did you mean 'numbers'"):
         run("number")
-
-
-def test_a_plan_is_read_from_plain_values():
-    values = {**asdict(PLAN), "modules": list(PLAN.modules)}
-    assert parse_plan(values) == PLAN
-    with pytest.raises(KnotsError, match=r"unknown key of 'finetune': 'step'; did you mean 'steps'"):
-        parse_plan({**values, "step": 3})
