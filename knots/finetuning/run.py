@@ -34,7 +34,7 @@ VALIDATION_BYTES = 32 * 2**20
 SPLITS = ("train", "validation")
 """All that training ever asks for."""
 
-FINISHED = {"lora": "adapter_config.json", "full": "config.json"}
+FINISHED: Mapping[str, str] = {"lora": "adapter_config.json", "full": "config.json"}
 """The file that tells a finished folder, by kind."""
 
 Loggers = Callable[[str], Logger | None]

@@ -138,12 +138,15 @@ def _checkpointing(clip: Clip, plan: FinetuningPlan) -> Iterator[None]:
     if not plan.gradient_checkpointing:
         yield
         return
+    # Newer versions of transformers have it under a new name and warn of the old one.
+    word = "activation" if hasattr(clip.model, "activation_checkpointing_enable") else "gradient"
     # The reentrant kind would find no input that needs a gradient, and train nothing.
-    clip.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    options = {f"{word}_checkpointing_kwargs": {"use_reentrant": False}}
+    getattr(clip.model, f"{word}_checkpointing_enable")(**options)
     try:
         yield
     finally:
-        clip.model.gradient_checkpointing_disable()
+        getattr(clip.model, f"{word}_checkpointing_disable")()
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from knots.suites.tasks import SPLITS, Suite, parse_suite
 KINDS = ("merged", "ensemble", "zero_shot", "finetuned")
 NORMALIZERS = ("measured", "published")
 PRECISIONS = ("32", "bf16", "16")
-MODEL_KEYS = ("name", "family", "base", "revision", "adapters", "default_suite")
+MODEL_KEYS = ("name", "family", "base", "revision", "adapters", "default_suite", "default_finetune")
 
 # The options of `knots.merge` by the type of their values; every other key is an option of the rule.
 NUMBERS = ("scale", "density", "drop", "cutoff")

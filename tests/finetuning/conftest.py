@@ -1,5 +1,7 @@
 """A tiny CLIP, one task of noise, and a plan of a dozen steps."""
 
+from dataclasses import replace
+
 import pytest
 
 from knots.finetuning import FinetuningPlan, Origin
@@ -27,6 +29,7 @@ PLAN = FinetuningPlan(
     gradient_checkpointing=False,
     dtype="float16",
 )
+FULL = replace(PLAN, kind="full", rank=None, dropout=0.0, modules=(), learning_rate=1e-3, dtype="float32")
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 ORIGIN = Origin("tiny", "owner/tiny-clip", "abc123", "tiny")
 

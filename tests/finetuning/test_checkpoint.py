@@ -1,0 +1,181 @@
+"""A training that was stopped ends with the very tensors of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import knots.finetuning.module
+from knots.errors import KnotsError
+from knots.finetuning import finetune
+from knots.finetuning.checkpoint import Checkpoints, identity, training_folder
+from knots.models.heads import class_features
+from knots.suites.data import ImageArrays
+from tests.finetuning.conftest import FULL, ORIGIN, PLAN, TRAINER
+from tests.miniatures import tiny_arrays
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+def train(clip, task, splits, plan, place):
+    return finetune(clip, task, splits, plan, place, TRAINER, origin=ORIGIN)
+
+
+def tensors(place):
+    return load_file(next(place.glob("*.safetensors")))
+
+
+def stop_at(monkeypatch, step):
+    """Raise before the training's batch `step`."""
+    original = knots.finetuning.module.Finetuning.training_step
+
+    def training_step(self, batch, number):
+        if self.global_step == step:
+            raise StoppedError
+        return original(self, batch, number)
+
+    monkeypatch.setattr(knots.finetuning.module.Finetuning, "training_step", training_step)
+
+
+@pytest.mark.parametrize("stop", [4, 7, 11])
+@pytest.mark.parametrize("plan", [PLAN, FULL, replace(PLAN, gradient_checkpointing=True)])
+def test_a_stopped_training_goes_on_to_the_same_end(clip, task, splits, tmp_path, plan, stop):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        stop_at(patch, stop)
+        train(clip, task, splits, plan, tmp_path / "stopped")
+    assert [path.name for path in tmp_path.iterdir()] == [".stopped.training"]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = knots.finetuning.module.Finetuning.training_step
+        patch.setattr(
+            knots.finetuning.module.Finetuning,
+            "training_step",
+            lambda self, batch, step: (seen.append(self.global_step), original(self, batch, step))[1],
+        )
+        found = train(clip, task, splits, plan, tmp_path / "stopped")
+    assert seen == list(range(4 * (stop // 4), 12))
+    assert found == train(clip, task, splits, plan, tmp_path / "whole")
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+
+
+def test_a_training_out_of_patience_is_only_saved(clip, task, splits, tmp_path, monkeypatch):
+    plan = replace(PLAN, patience=1, min_delta=1.0, steps=40)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(knots.finetuning.towers.LoraTower, "load", lambda *_: stopped())
+        train(clip, task, splits, plan, tmp_path / "stopped")
+    stop_at(monkeypatch, 4)
+    stop_at(monkeypatch, 0)
+    found = train(clip, task, splits, plan, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert found == train(clip, task, splits, plan, tmp_path / "whole")
+
+
+def stopped():
+    raise StoppedError
+
+
+@pytest.fixture
+def left(clip, task, splits, tmp_path):
+    """The folder of a training that was stopped after step 4."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        stop_at(patch, 6)
+        train(clip, task, splits, PLAN, tmp_path / "a")
+    return training_folder(tmp_path / "a")
+
+
+def test_a_checkpoint_holds_only_what_training_needs(left):
+    assert [path.name for path in left.iterdir()] == ["last.ckpt"]
+    found = torch.load(left / "last.ckpt", weights_only=True)
+    assert found["state_dict"]
+    assert all("lora_" in name for name in found["state_dict"])
+    assert found["global_step"] == 4
+    assert set(found["progress"]) == {"accuracy", "best", "mark", "stale", "zero_shot"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 1e-3}, "finetune.learning_rate"),
+        ({"steps": 16, "seed": 1}, "finetune.steps, finetune.seed"),
+    ],
+)
+def test_a_checkpoint_of_another_plan_is_not_used(left, clip, task, splits, caplog, tmp_path, change, named):
+    plan = replace(PLAN, **change)
+    found = train(clip, task, splits, plan, tmp_path / "a")
+    assert f"is of another training (it differs in {named}); starting anew" in caplog.text
+    assert found == train(clip, task, splits, plan, tmp_path / "fresh")
+
+
+def test_a_checkpoint_of_other_data_or_another_base_is_not_used(left, clip, task, splits, caplog):
+    heads = class_features(clip, task.classes, task.templates)
+    other = {**splits, "train": ImageArrays(*tiny_arrays(48, 3, 9))}
+    assert Checkpoints(left, identity(clip, heads, task, splits, PLAN)).find() is not None
+    for parts, named in (
+        (identity(clip, heads, task, other, PLAN), "train data"),
+        (identity(clip, -heads, task, splits, PLAN), "base"),
+    ):
+        assert Checkpoints(left, parts).find() is None
+        assert f"(it differs in {named})" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_not_used(left, clip, task, splits, caplog, tmp_path):
+    path = left / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    found = train(clip, task, splits, PLAN, tmp_path / "a")
+    assert "is damaged" in caplog.text
+    assert found == train(clip, task, splits, PLAN, tmp_path / "fresh")
+
+
+KILLED = """
+import sys, json
+from pathlib import Path
+from knots.finetuning import finetune, parse_plan
+from knots.models.clip import ClipSpec, load_clip
+from knots.suites.data import ImageArrays
+from tests.finetuning.conftest import ORIGIN, TRAINER
+from tests.miniatures import tiny_arrays, tiny_suite
+base, place, plan = sys.argv[1:]
+splits = {s: ImageArrays(*tiny_arrays(48, 3, n)) for n, s in enumerate(("train", "validation"))}
+clip = load_clip(ClipSpec("tiny", base))
+finetune(clip, tiny_suite().tasks[0], splits, parse_plan(json.loads(plan)), Path(place), TRAINER, origin=ORIGIN)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_gone_on_with(folder, clip, task, splits, tmp_path):
+    plan = replace(PLAN, steps=100, patience=1000)
+    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "a"), json.dumps(asdict(plan))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    checkpoint = training_folder(tmp_path / "a") / "last.ckpt"
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "a").exists()
+    train(clip, task, splits, plan, tmp_path / "a")
+    train(clip, task, splits, plan, tmp_path / "whole")
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "a")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
+
+
+def test_several_processes_are_refused(clip, task, splits, tmp_path):
+    trainer = {**TRAINER, "devices": 2}
+    with pytest.raises(KnotsError, match="in one process, but the trainer has 2"):
+        finetune(clip, task, splits, PLAN, tmp_path / "a", trainer, origin=ORIGIN)
