@@ -83,12 +83,28 @@ def finetune_tasks(
         if not {one.name, "all"} & set(wanted):
             continue
         place = folder / one.name
-        if (place / FINISHED[plan.kind]).is_file() and not force:
+        if not force and _is_finished(place, plan.kind):
             yield one.name, None
             continue
         data = load_splits(one, cache_dir)
         logger = loggers(one.name) if loggers else None
         yield one.name, finetune(clip, one, data, plan, place, trainer, origin=origin, logger=logger)
+
+
+def _is_finished(place: Path, kind: str) -> bool:
+    """Whether a folder holds what was to be made.
+
+    Raises:
+        KnotsError: it holds the result of the other kind of training, which would be replaced.
+    """
+    if (place / FINISHED[kind]).is_file():
+        return True
+    if any((place / file).is_file() for file in FINISHED.values()):
+        raise KnotsError(
+            f"{place} holds no result of finetune.kind={kind} but one of another kind; give another "
+            "folder=... or replace it with force=true"
+        )
+    return False
 
 
 def load_splits(task: ImageTask, cache_dir: Path) -> dict[str, ImageArrays]:

@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import knots.finetuning.module
 from knots.errors import KnotsError
 from knots.finetuning import finetune
 from knots.finetuning.checkpoint import Checkpoints, identity, training_folder
+from knots.finetuning.module import Finetuning
+from knots.finetuning.towers import LoraTower
 from knots.models.heads import class_features
 from knots.suites.data import ImageArrays
 from tests.finetuning.conftest import FULL, ORIGIN, PLAN, TRAINER
@@ -37,35 +40,31 @@ def tensors(place):
     return load_file(next(place.glob("*.safetensors")))
 
 
-def stop_at(monkeypatch, step):
-    """Raise before the training's batch `step`."""
-    original = knots.finetuning.module.Finetuning.training_step
+@contextmanager
+def watched(stop=None):
+    """The steps that are trained, as a list; the training raises before step `stop`."""
+    steps, original = [], Finetuning.training_step
 
     def training_step(self, batch, number):
-        if self.global_step == step:
+        if self.global_step == stop:
             raise StoppedError
+        steps.append(self.global_step)
         return original(self, batch, number)
 
-    monkeypatch.setattr(knots.finetuning.module.Finetuning, "training_step", training_step)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finetuning, "training_step", training_step)
+        yield steps
 
 
 @pytest.mark.parametrize("stop", [4, 7, 11])
 @pytest.mark.parametrize("plan", [PLAN, FULL, replace(PLAN, gradient_checkpointing=True)])
 def test_a_stopped_training_goes_on_to_the_same_end(clip, task, splits, tmp_path, plan, stop):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
-        stop_at(patch, stop)
+    with watched(stop), pytest.raises(StoppedError):
         train(clip, task, splits, plan, tmp_path / "stopped")
     assert [path.name for path in tmp_path.iterdir()] == [".stopped.training"]
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        original = knots.finetuning.module.Finetuning.training_step
-        patch.setattr(
-            knots.finetuning.module.Finetuning,
-            "training_step",
-            lambda self, batch, step: (seen.append(self.global_step), original(self, batch, step))[1],
-        )
+    with watched() as steps:
         found = train(clip, task, splits, plan, tmp_path / "stopped")
-    assert seen == list(range(4 * (stop // 4), 12))
+    assert steps == list(range(4 * (stop // 4), 12))
     assert found == train(clip, task, splits, plan, tmp_path / "whole")
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
@@ -74,25 +73,20 @@ def test_a_stopped_training_goes_on_to_the_same_end(clip, task, splits, tmp_path
 
 def test_a_training_out_of_patience_is_only_saved(clip, task, splits, tmp_path, monkeypatch):
     plan = replace(PLAN, patience=1, min_delta=1.0, steps=40)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(knots.finetuning.towers.LoraTower, "load", lambda *_: stopped())
+    monkeypatch.setattr(LoraTower, "save", Mock(side_effect=StoppedError))
+    with pytest.raises(StoppedError):
         train(clip, task, splits, plan, tmp_path / "stopped")
-    stop_at(monkeypatch, 4)
-    stop_at(monkeypatch, 0)
-    found = train(clip, task, splits, plan, tmp_path / "stopped")
     monkeypatch.undo()
+    with watched() as steps:
+        found = train(clip, task, splits, plan, tmp_path / "stopped")
+    assert steps == []
     assert found == train(clip, task, splits, plan, tmp_path / "whole")
-
-
-def stopped():
-    raise StoppedError
 
 
 @pytest.fixture
 def left(clip, task, splits, tmp_path):
     """The folder of a training that was stopped after step 4."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
-        stop_at(patch, 6)
+    with watched(6), pytest.raises(StoppedError):
         train(clip, task, splits, PLAN, tmp_path / "a")
     return training_folder(tmp_path / "a")
 
@@ -151,7 +145,8 @@ from tests.miniatures import tiny_arrays, tiny_suite
 base, place, plan = sys.argv[1:]
 splits = {s: ImageArrays(*tiny_arrays(48, 3, n)) for n, s in enumerate(("train", "validation"))}
 clip = load_clip(ClipSpec("tiny", base))
-finetune(clip, tiny_suite().tasks[0], splits, parse_plan(json.loads(plan)), Path(place), TRAINER, origin=ORIGIN)
+plan, task = parse_plan(json.loads(plan)), tiny_suite().tasks[0]
+finetune(clip, task, splits, plan, Path(place), TRAINER, origin=ORIGIN)
 """
 
 
