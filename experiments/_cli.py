@@ -165,8 +165,12 @@ def _mistake(error: Exception) -> str | None:
         cause, ConfigAttributeError | ConfigKeyError
     ):
         return _unknown_key(cause)
-    if isinstance(error, ConfigCompositionException) and isinstance(cause, KnotsError):
-        return str(cause)
+    if isinstance(error, ConfigCompositionException):
+        # A mistake that a resolver found lies below what OmegaConf and Hydra made of it.
+        while cause and not isinstance(cause, KnotsError):
+            cause = cause.__cause__ or cause.__context__
+        if cause:
+            return str(cause)
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -224,6 +228,8 @@ def choice_of(group: str, choice: str, model: str) -> str:
 
     Where the user made a choice, `auto` itself stands beside it, which is empty.
     """
+    from knots.errors import KnotsError
+
     if choice != "auto":
         return "auto"
     key = f"default_{group}"
@@ -231,7 +237,7 @@ def choice_of(group: str, choice: str, model: str) -> str:
     config = loader.load_configuration(f"model/{model}", overrides=[], run_mode=RunMode.RUN)
     chosen = OmegaConf.select(config, f"model.{key}") or OmegaConf.select(config, key)
     if chosen is None:
-        raise ConfigCompositionException(f"model {model!r} names no {key}; choose one with {group}=...")
+        raise KnotsError(f"model {model!r} names no {key}; choose one with {group}=...")
     return str(chosen)
 
 
