@@ -19,6 +19,7 @@ from knots.finetuning import finetune, finetune_tasks
 from knots.finetuning.module import Finetuning
 from knots.finetuning.towers import in_training
 from knots.models.clip import ClipSpec, load_clip
+from knots.models.full import load_finetuned
 from knots.models.heads import class_features
 from knots.suites import data
 from knots.suites.data import ImageArrays
@@ -201,6 +202,9 @@ def test_a_full_fine_tune_is_trained_saved_and_taken_off_again(clip, folder, tas
         pooled = model(pixel_values=clip.normalize(images)).pooler_output
         right = (clip.model.visual_projection(pooled) @ heads.T).argmax(dim=1) == labels
     assert found["finetuned"] == pytest.approx(100 * right.float().mean().item())
+    with pytest.warns(UserWarning, match="biases, norms and embeddings"):
+        adapter = load_finetuned(tmp_path / "a", clip, name="a")
+    assert len(adapter.updates) == 12
     fresh = load_clip(ClipSpec("tiny", str(folder))).state_dict()
     assert all(torch.equal(tensor, clip.state_dict()[name]) for name, tensor in fresh.items())
 
