@@ -1,10 +1,10 @@
-"""What the logit scale does to fine-tuning: the reference's effective 10,000 beside 100 and the miniature's 30.
+"""What the logit scale does to fine-tuning: the reference's effective 10,000, 100 and the miniature's 30.
 
     uv run benchmarks/logit_scale.py
     uv run benchmarks/logit_scale.py tasks=[digits] scales=[10,30] steps=200 out=outputs/logit_scale.json
 
-Everything else is the recipe of `conf/finetune/lora.yaml`. Accuracies are on the validation split, in percent,
-the best of the looks at it; the size of the updates is |dW| / |W| (Frobenius norm), the mean over modules.
+Everything else is the recipe of `conf/finetune/lora.yaml`. Accuracies are on the validation split, in
+percent, the best of the looks at it; the size of the updates is |dW| / |W| (Frobenius norm), the mean over modules.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -62,6 +63,31 @@ def identity(
     }
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: the name stands for a whole file only.
+
+    Lightning's own way goes through memory and the folder for temporary files, which may be small and on
+    another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write one file."""
+        del storage_options
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(f".{os.getpid()}.part")
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
 class Checkpoints(L.Callback):
     """Writes a checkpoint after every validation of a training, and puts the random generators back.
 
@@ -98,16 +124,10 @@ class Checkpoints(L.Callback):
         return self.folder / FILE
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write it under another name first: its own stands for a whole file only."""
+        """Write it, unless the validation is not one of a training."""
         del pl_module
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}.part")
-        trainer.save_checkpoint(draft)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        if trainer.state.fn == TrainerFn.FITTING:
+            trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

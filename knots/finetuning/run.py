@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from knots.errors import KnotsError, unknown
 from knots.finetuning.card import Origin, write_card
-from knots.finetuning.checkpoint import Checkpoints, identity, training_folder
+from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
 from knots.finetuning.module import Finetuning
 from knots.finetuning.plan import FinetuningPlan
 from knots.finetuning.towers import in_training
@@ -205,6 +205,7 @@ def _trainer(
         "precision": plan.precision,
         "logger": logger or False,
         "callbacks": [checkpoints, *options.get("callbacks", ())],
+        "plugins": [WholeFiles(), *options.get("plugins", ())],
     }
     fit = build_trainer(plan.steps, {**options, **own})
     if fit.world_size > 1:

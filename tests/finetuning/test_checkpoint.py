@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from knots.errors import KnotsError
 from knots.finetuning import finetune
-from knots.finetuning.checkpoint import Checkpoints, identity, training_folder
+from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
 from knots.finetuning.module import Finetuning
 from knots.finetuning.towers import LoraTower
 from knots.models.heads import class_features
@@ -150,6 +150,20 @@ finetune(clip, task, splits, plan, Path(place), TRAINER, origin=ORIGIN)
 """
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(left, monkeypatch):
+    before = (left / "last.ckpt").read_bytes()
+
+    def save(content, file):
+        file.write(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="the disk is full"):
+        WholeFiles().save_checkpoint({}, left / "last.ckpt")
+    assert [path.name for path in left.iterdir()] == ["last.ckpt"]
+    assert (left / "last.ckpt").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_gone_on_with(folder, clip, task, splits, tmp_path):
     plan = replace(PLAN, steps=100, patience=1000)
@@ -168,6 +182,15 @@ def test_a_killed_process_is_gone_on_with(folder, clip, task, splits, tmp_path):
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "a")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
+
+
+def test_a_precision_that_the_device_lacks_is_refused(clip, task, splits, tmp_path):
+    plan = replace(PLAN, precision="16-mixed")
+    with (
+        pytest.warns(UserWarning, match="not supported on CPU"),
+        pytest.raises(KnotsError, match=r"16-mixed is not for this device; it can do bf16-mixed"),
+    ):
+        train(clip, task, splits, plan, tmp_path / "a")
 
 
 def test_several_processes_are_refused(clip, task, splits, tmp_path):
