@@ -4,7 +4,8 @@
     uv run benchmarks/logit_scale.py tasks=[digits] scales=[10,30] steps=200 out=outputs/logit_scale.json
 
 Everything else is the recipe of `conf/finetune/lora.yaml`. Accuracies are on the validation split, in
-percent, the best of the looks at it; the size of the updates is |dW| / |W| (Frobenius norm), the mean over modules.
+percent, the best of the looks at it; the size of the updates is |dW| / |W| (Frobenius norm), the mean over
+modules.
 """
 
 from __future__ import annotations

@@ -113,9 +113,14 @@ class TaskLoggers:
         # The configuration silences a run of W&B; this, what is said before there is one.
         wandb.setup(wandb.Settings(silent=True))
         name = "/".join(filter(None, [settings.get("name"), f"{self.config['model']['name']}-{task}"]))
-        self.current = hydra.utils.instantiate(settings, name=name)
-        self.current.log_hyperparams({**self.config, "task": task})
-        return self.current
+        try:
+            logger = hydra.utils.instantiate(settings, name=name)
+            logger.log_hyperparams({**self.config, "task": task})
+        except (wandb.errors.Error, OSError) as error:
+            log.warning("%s is trained without a logger: %s", task, error)
+            return None
+        self.current = logger
+        return logger
 
     def close(self) -> None:
         """End the current task's run."""

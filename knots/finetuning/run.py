@@ -186,7 +186,8 @@ def train(
         # Only LoRA's dropout tells training from evaluation; the trainer sets it aside while validating.
         module.train()
         images, labels = data["train"].images, data["train"].labels
-        batches = Batches(images, labels, plan.batch_size, plan.seed, plan.shift, start=done)
+        start = done * fit.accumulate_grad_batches
+        batches = Batches(images, labels, plan.batch_size, plan.seed, plan.shift, start)
         loader = DataLoader(ReadAhead(batches), batch_size=None, pin_memory=pinned)
         if done:
             fit.fit(module, loader, validation, ckpt_path=checkpoints.path, weights_only=True)

@@ -71,6 +71,16 @@ def test_a_stopped_training_goes_on_to_the_same_end(clip, task, splits, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
 
 
+def test_steps_of_several_batches_go_on_with_the_right_batch(clip, task, splits, tmp_path):
+    trainer = {**TRAINER, "accumulate_grad_batches": 2}
+    with watched(7), pytest.raises(StoppedError):
+        finetune(clip, task, splits, PLAN, tmp_path / "a", trainer, origin=ORIGIN)
+    for name in "ab":
+        finetune(clip, task, splits, PLAN, tmp_path / name, trainer, origin=ORIGIN)
+    whole, resumed = tensors(tmp_path / "b"), tensors(tmp_path / "a")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
 def test_a_training_out_of_patience_is_only_saved(clip, task, splits, tmp_path, monkeypatch):
     plan = replace(PLAN, patience=1, min_delta=1.0, steps=40)
     monkeypatch.setattr(LoraTower, "save", Mock(side_effect=StoppedError))
