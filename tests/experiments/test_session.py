@@ -36,7 +36,7 @@ def test_without_a_logger_there_is_none(tmp_path: Path):
 class Broken(CSVLogger):
     """A logger whose disk is full."""
 
-    def log_hyperparams(self, params: Any = None) -> None:
+    def log_hyperparams(self, *_: Any) -> None:
         raise OSError("no space left")
 
 
