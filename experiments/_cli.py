@@ -10,7 +10,7 @@ import functools
 import netrc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,22 @@ TERMINATED = 143
 Task = Callable[[dict[str, Any]], None]
 
 
-def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
+def entry_point(
+    config_name: str,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    stopped: str = "stopped; no unfinished run was kept",
+) -> Callable[[Task], Callable[[], None]]:
     """Turn a function of the resolved configuration into a command.
 
     The command composes `conf/<config_name>.yaml` with the overrides on the command line. A user's mistake
     gives one message on stderr and exit code 2; in a sweep the other jobs still run. Bugs keep their
     traceback. `KNOTS_TRACEBACK=1` shows a traceback for mistakes too.
+
+    Args:
+        config_name: of the primary configuration.
+        aliases: other names of keys on the command line, for those that Hydra would take for a group.
+        stopped: what is said when the command is stopped from outside.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -50,14 +60,15 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             if {"--help", "-h"} & set(sys.argv[1:]):
                 _say(_help(config_name, sys.modules[task.__module__].__doc__ or ""), sys.stdout)
                 return
-            sys.exit(_run(task, config_name))
+            sys.argv[1:] = [_renamed(argument, aliases or {}) for argument in sys.argv[1:]]
+            sys.exit(_run(task, config_name, stopped))
 
         return command
 
     return decorate
 
 
-def _run(task: Task, config_name: str) -> int:
+def _run(task: Task, config_name: str, stopped: str) -> int:
     """Compose and run; returns the exit code."""
     # Hydra would print errors its own way and exit with 1: with this it hands them to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -78,7 +89,7 @@ def _run(task: Task, config_name: str) -> int:
         code = _stopped(stop)
         if code is None:
             raise
-        _say("stopped; no unfinished run was kept", sys.stderr)
+        _say(stopped, sys.stderr)
         return code
     except Exception as error:
         _complain(error)
@@ -111,6 +122,12 @@ def _with_changes(config: dict[str, Any], overrides: list[str]) -> dict[str, Any
     if source and changed:
         config["merge"]["source"] = f"{source}, changed: {' '.join(changed)}"
     return config
+
+
+def _renamed(argument: str, aliases: Mapping[str, str]) -> str:
+    """The argument under the key that the configuration has."""
+    key, equals, value = argument.partition("=")
+    return f"{aliases[key]}={value}" if equals and key in aliases else argument
 
 
 def _quoted(argument: str) -> str:
@@ -148,8 +165,12 @@ def _mistake(error: Exception) -> str | None:
         cause, ConfigAttributeError | ConfigKeyError
     ):
         return _unknown_key(cause)
-    if isinstance(error, ConfigCompositionException) and isinstance(cause, KnotsError):
-        return str(cause)
+    if isinstance(error, ConfigCompositionException):
+        # A mistake that a resolver found lies below what OmegaConf and Hydra made of it.
+        while cause and not isinstance(cause, KnotsError):
+            cause = cause.__cause__ or cause.__context__
+        if cause:
+            return str(cause)
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -202,18 +223,21 @@ def _groups(config_name: str) -> Iterator[tuple[str, list[str]]]:
             yield group, [f"{choice} (default)", *choices]
 
 
-def suite_of(suite: str, model: str) -> str:
-    """What stands in for `suite=auto`: the suite that the model's file names.
+def choice_of(group: str, choice: str, model: str) -> str:
+    """What stands in for `<group>=auto`: the choice that the model's file names as `default_<group>`.
 
-    Where the user chose a suite, `auto` itself stands beside it, which is empty.
+    Where the user made a choice, `auto` itself stands beside it, which is empty.
     """
-    if suite != "auto":
+    from knots.errors import KnotsError
+
+    if choice != "auto":
         return "auto"
+    key = f"default_{group}"
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_configuration(f"model/{model}", overrides=[], run_mode=RunMode.RUN)
-    chosen = OmegaConf.select(config, "model.default_suite") or OmegaConf.select(config, "default_suite")
+    chosen = OmegaConf.select(config, f"model.{key}") or OmegaConf.select(config, key)
     if chosen is None:
-        raise ConfigCompositionException(f"model {model!r} names no default_suite; choose one with suite=...")
+        raise KnotsError(f"model {model!r} names no {key}; choose one with {group}=...")
     return str(chosen)
 
 
@@ -236,6 +260,7 @@ def _netrc_has(host: str) -> bool:
         return False
 
 
-OmegaConf.register_new_resolver("suite_of", suite_of, replace=True)
+for _group in ("suite", "finetune"):
+    OmegaConf.register_new_resolver(f"{_group}_of", functools.partial(choice_of, _group), replace=True)
 OmegaConf.register_new_resolver("when", when, replace=True)
 OmegaConf.register_new_resolver("wandb_mode", wandb_mode, replace=True)

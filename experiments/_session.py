@@ -45,6 +45,8 @@ def session() -> Iterator[Console]:
     logger, handler = logging.getLogger("knots"), _ConsoleHandler(console)
     # Raised inside Lightning by its own use of torch's private trees; nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+    # transformers reads its own deprecated property when PEFT wraps a model.
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing`", category=FutureWarning)
     shown = warnings.showwarning
     # As log lines they also reach the run's log.txt.
     warnings.showwarning = lambda message, *_, **__: logger.warning(str(message))
@@ -86,6 +88,49 @@ def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
             logger.experiment.finish()
     except (wandb.errors.Error, OSError) as error:
         log.warning("the run is finished, but %s could not log it: %s", type(logger).__name__, error)
+
+
+class TaskLoggers:
+    """Gives each task's training a logger of its own, made from the configuration; closed with the block."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.current: Any = None
+
+    def __enter__(self) -> TaskLoggers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, task: str) -> Any:
+        """A fresh logger for the training of `task`; None where the configuration names none."""
+        settings = self.config["logger"]
+        if not settings.get("_target_") or not is_first_process():
+            return None
+        import wandb  # only now, because skipped tasks log nothing and should not wait for it
+
+        # The configuration silences a run of W&B; this, what is said before there is one.
+        wandb.setup(wandb.Settings(silent=True))
+        name = "/".join(filter(None, [settings.get("name"), f"{self.config['model']['name']}-{task}"]))
+        try:
+            logger = hydra.utils.instantiate(settings, name=name)
+            logger.log_hyperparams({**self.config, "task": task})
+        except (wandb.errors.Error, OSError) as error:
+            log.warning("%s is trained without a logger: %s", task, error)
+            return None
+        self.current = logger
+        return logger
+
+    def close(self) -> None:
+        """End the current task's run."""
+        logger, self.current = self.current, None
+        if logger is None:
+            return
+        import wandb
+
+        if isinstance(logger.experiment, wandb.Run):
+            logger.experiment.finish()
 
 
 def _numbers(metrics: Any, prefix: str = "") -> dict[str, float]:

@@ -1,7 +1,11 @@
-"""Fine-tune LoRA adapters of the vision tower, one a task, all from the same initial A.
+"""Fine-tune the vision tower of a CLIP, one task at a time: LoRA adapters, or all weights.
 
-uv run experiments/finetune.py tasks=signs
+uv run experiments/finetune.py task=signs                          one task of the miniature
 uv run experiments/finetune.py tasks=all finetune.seed=1 folder=outputs/universe_1
+uv run experiments/finetune.py model=vit_b_32 task=gtsrb           the paper's recipe for ViT-B/32
+uv run experiments/finetune.py task=signs finetune=full            every weight of the tower
+
+A call that was stopped or killed is gone on with by the same command, from its last validation.
 """
 
 from __future__ import annotations
@@ -12,27 +16,34 @@ from typing import Any
 from experiments._cli import entry_point
 
 
-@entry_point("finetune")
+@entry_point(
+    "finetune",
+    aliases={"task": "tasks"},
+    stopped="stopped; the same command goes on from the last validation",
+)
 def main(config: dict[str, Any]) -> None:
-    """Train the adapters that are not there yet; print each one's accuracy on the validation split."""
+    """Train what is not there yet; print each task's accuracy on the validation split."""
+    from experiments._session import TaskLoggers, session
     from knots.finetuning import finetune_tasks, parse_plan
-    from knots.models.clip import ClipSpec
+    from knots.pipelines.plans import parse_model
+    from knots.suites.data import DataOptions
     from knots.suites.tasks import parse_suite
 
-    model = config["model"]
-    spec = ClipSpec(model["name"], model["base"], model["revision"])
-    results = finetune_tasks(
-        spec,
-        parse_suite(config["suite"]),
-        config["tasks"],
-        parse_plan(config["finetune"]),
-        Path(config["folder"]),
-        config["trainer"],
-        cache_dir=Path(config["paths"]["cache_dir"]),
-        force=config["force"],
-    )
-    for task, found in results:
-        print(f"{task}: {found or 'finished before'}")  # noqa: T201
+    spec = parse_model(config["model"]).spec
+    plan, suite = parse_plan(config["finetune"]), parse_suite(config["suite"])
+    options = {
+        "cache_dir": Path(config["paths"]["cache_dir"]).expanduser(),
+        "force": config["force"],
+        "options": DataOptions(**config["data"]),
+    }
+    folder = Path(config["folder"]).expanduser()
+    with session() as console, TaskLoggers(config) as loggers:
+        results = finetune_tasks(
+            spec, suite, config["tasks"], plan, folder, config["trainer"], loggers=loggers, **options
+        )
+        for task, found in results:
+            loggers.close()
+            console.print(f"{task}: {found or 'finished before'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -15,13 +18,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from knots.errors import KnotsError, unknown
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless random batches of pictures held in memory, shifted a little; what a seed decides.
+    """Endless random batches of pictures, shifted a little; what a seed decides.
+
+    Pictures that are mapped from disk are read batch by batch.
 
     Args:
         images: uint8 [N, H, W, 3].
@@ -29,29 +34,80 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         batch_size: B.
         seed: of order and shifts.
         shift: the most pixels by which a whole batch is shifted, either way.
+        start: number of batches that are passed over; their random numbers are drawn, no picture is read.
     """
 
-    def __init__(self, images: Any, labels: Any, batch_size: int, seed: int, shift: int) -> None:
+    def __init__(
+        self, images: Any, labels: Any, batch_size: int, seed: int, shift: int, start: int = 0
+    ) -> None:
         self.images, self.labels = images, labels
-        self.batch_size, self.seed, self.shift = batch_size, seed, shift
+        self.batch_size, self.seed, self.shift, self.start = batch_size, seed, shift, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen, corner in islice(self._choices(), self.start, None):
+            images = torch.from_numpy(np.asarray(self.images[chosen]))
+            yield self._shifted(images, corner), torch.from_numpy(np.asarray(self.labels[chosen]))
+
+    def _choices(self) -> Iterator[tuple[Any, tuple[int, int]]]:
+        """The numbers of each batch's pictures, and the corner that the shifted ones start at."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, 300]))
         size = min(self.batch_size, len(self.labels))
         while True:
             order = rng.permutation(len(self.labels))
             for at in range(0, len(order) - size + 1, size):
-                chosen = np.sort(order[at : at + size])
-                images = torch.from_numpy(np.asarray(self.images[chosen]))
-                yield self._shifted(images, rng), torch.from_numpy(np.asarray(self.labels[chosen]))
+                corner = (0, 0)
+                if self.shift:
+                    down, right = rng.integers(0, 2 * self.shift + 1, 2).tolist()
+                    corner = (down, right)
+                yield np.sort(order[at : at + size]), corner
 
-    def _shifted(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def _shifted(self, images: Tensor, corner: tuple[int, int]) -> Tensor:
         if self.shift == 0:
             return images
-        down, right = rng.integers(0, 2 * self.shift + 1, 2).tolist()
-        height, width = images.shape[1:3]
+        (down, right), (height, width) = corner, images.shape[1:3]
         padded = F.pad(images.permute(0, 3, 1, 2).float(), [self.shift] * 4, mode="replicate").byte()
         return padded[..., down : down + height, right : right + width].permute(0, 2, 3, 1)
+
+
+class Slices(Dataset[tuple[Tensor, Tensor]]):
+    """A split in its own order, cut into batches that are read when they are asked for.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        batch_size: B; the last batch may be smaller.
+    """
+
+    def __init__(self, images: Any, labels: Any, batch_size: int) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        # The arrays may be mapped read-only; the copies are what PyTorch may own.
+        return torch.from_numpy(np.array(self.images[part])), torch.from_numpy(np.array(self.labels[part]))
+
+
+class ReadAhead(IterableDataset[tuple[Tensor, Tensor]]):
+    """The same batches, read in a background thread while the last ones are in use.
+
+    Args:
+        batches: what is read.
+        ahead: number of batches that wait.
+    """
+
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], ahead: int = 4) -> None:
+        self.batches, self.ahead = batches, ahead
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = iter(self.batches)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque(pool.submit(next, batches, None) for _ in range(self.ahead))
+            while (batch := waiting.popleft().result()) is not None:
+                waiting.append(pool.submit(next, batches, None))
+                yield batch
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """Every configuration composes to what it promises; the published numbers are the official ones."""
 
+from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
 
-from experiments._cli import CONF, plain
+from experiments._cli import CONF, _mistake, plain
 from knots.errors import KnotsError
+from knots.finetuning import parse_plan
 from knots.merging import METHODS
 from knots.pipelines import parse_merge
 from knots.pipelines.plans import KINDS
@@ -32,9 +35,9 @@ OFFICIAL = {
 MERGES = sorted(path.stem for path in (CONF / "merge").glob("[!_]*.yaml"))
 
 
-def composed(*overrides: str) -> dict:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plain(compose("merge", overrides=["logger=none", *overrides]))
+def composed(*overrides: str, conf: Path = CONF, entry: str = "merge") -> dict:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return plain(compose(entry, overrides=["logger=none", *overrides]))
 
 
 def test_all_fifteen_published_settings_are_the_official_ones():
@@ -99,6 +102,72 @@ def test_a_model_may_spell_a_task_in_its_own_way():
 def test_some_tasks_of_a_suite_in_its_order():
     assert parse_merge(composed("tasks=[signs,digits]")).suite.task_names == ("digits", "signs")
     assert parse_merge(composed("tasks=signs")).suite.task_names == ("signs",)
+
+
+RECIPES = sorted(path.stem for path in (CONF / "finetune").glob("*.yaml") if path.stem != "auto")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_plan(name: str):
+    plan = parse_plan(composed(f"finetune={name}", entry="finetune")["finetune"])
+    assert plan.kind == name.rpartition("_")[2]
+    assert plan.seed == 420
+
+
+def test_the_recipe_of_the_shipped_adapters():
+    plan = parse_plan(composed("finetune=lora", entry="finetune")["finetune"])
+    assert (plan.rank, plan.dropout, plan.steps, plan.batch_size) == (8, 0.0, 2000, 64)
+    assert (plan.learning_rate, plan.warmup, plan.weight_decay, plan.scale) == (1.5e-3, 100, 0.01, 30)
+    assert (plan.validate_every, plan.patience, plan.min_delta, plan.shift) == (200, 5, 0.0, 1)
+    assert (plan.precision, plan.dtype) == ("32-true", "float16")
+
+
+@pytest.mark.parametrize(("rank", "rate"), [(4, 8e-4), (16, 3e-4), (64, 8e-5), (256, 3e-5)])
+def test_the_paper_s_recipe(rank: int, rate: float):
+    config = composed("finetune=vision_lora", f"finetune.rank={rank}", entry="finetune")
+    plan = parse_plan(config["finetune"])
+    assert (plan.rank, plan.learning_rate, plan.dropout, plan.batch_size) == (rank, rate, 0.1, 32)
+    assert (plan.steps, plan.warmup, plan.weight_decay) == (50_000, 500, 0.1)
+    assert (plan.validate_every, plan.patience, plan.min_delta) == (2000, 5, 1e-3)
+    assert (plan.scale, plan.shift, plan.dtype) == (100, 0, "float32")
+
+
+def test_a_learning_rate_may_take_the_place_of_the_table():
+    overrides = ("finetune=vision_lora", "finetune.rank=8", "finetune.learning_rate=5e-4")
+    plan = parse_plan(composed(*overrides, entry="finetune")["finetune"])
+    assert (plan.rank, plan.learning_rate) == (8, 5e-4)
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """The configuration with one more model, which names no recipe."""
+    for entry in CONF.iterdir():
+        if entry.name != "model":
+            (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "bare.yaml").write_text("name: bare\ndefault_suite: mini_vision8\n")
+    return tmp_path
+
+
+def test_finetune_auto_is_the_recipe_that_the_model_names(conf: Path):
+    assert composed(entry="finetune")["finetune"] == composed("finetune=lora", entry="finetune")["finetune"]
+    config = composed("model=vit_b_32", "finetune.steps=10", entry="finetune")
+    assert (config["finetune"]["rank"], config["finetune"]["steps"]) == (16, 10)
+    assert composed("model=vit_b_32_full", entry="finetune")["finetune"]["kind"] == "full"
+    chosen = composed("model=vit_b_32", "finetune=full", entry="finetune")
+    assert chosen["finetune"]["learning_rate"] == 2e-4
+    with pytest.raises(ConfigCompositionException) as failed:
+        composed("model=bare", entry="finetune", conf=conf)
+    expected = "model 'bare' names no default_finetune; choose one with finetune=..."
+    assert _mistake(failed.value) == expected
+
+
+def test_runs_of_both_entry_points_are_told_apart():
+    found = {entry: composed("logger=wandb", entry=entry)["logger"] for entry in ("merge", "finetune")}
+    assert {entry: logger["job_type"] for entry, logger in found.items()} == {e: e for e in found}
+    assert found["merge"]["tags"] == ["knots_ties"]
+    assert found["finetune"]["tags"] == ["lora"]
+    assert found["merge"]["group"] == found["finetune"]["group"] == "mini_clip-mini_vision8"
 
 
 def test_a_suite_of_another_modality_is_refused():

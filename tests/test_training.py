@@ -1,14 +1,23 @@
 """Seeds stay inside their block, folders appear whole, batches follow from their seed."""
 
+import threading
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import pytest
 import torch
 
 from knots.errors import KnotsError
-from knots.training import Batches, cosine_schedule, parse_options, seeded, written_whole
+from knots.training import (
+    Batches,
+    ReadAhead,
+    Slices,
+    cosine_schedule,
+    parse_options,
+    seeded,
+    written_whole,
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,69 @@ def test_a_shift_moves_pictures_and_keeps_their_shape(pictures):
 
 def test_a_batch_is_never_larger_than_the_data(pictures):
     assert len(next(iter(Batches(*pictures, batch_size=64, seed=0, shift=0)))[1]) == 20
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 11])
+def test_batches_start_anywhere_and_read_nothing_before(pictures, start, shift):
+    images, labels = pictures
+    read = []
+
+    class Watched:
+        def __getitem__(self, chosen):
+            read.append(len(chosen))
+            return images[chosen]
+
+    whole = islice(Batches(images, labels, batch_size=6, seed=1, shift=shift), start, start + 4)
+    rest = islice(Batches(Watched(), labels, batch_size=6, seed=1, shift=shift, start=start), 4)
+    for (some, said), (again, same) in zip(whole, rest, strict=True):
+        assert torch.equal(some, again)
+        assert torch.equal(said, same)
+    assert read == [6] * 4
+
+
+def test_slices_are_the_split_in_order(pictures):
+    images, labels = pictures
+    cut = Slices(images, labels, batch_size=6)
+    assert [len(cut[n][1]) for n in range(len(cut))] == [6, 6, 6, 2]
+    np.testing.assert_array_equal(torch.cat([cut[n][0] for n in range(len(cut))]).numpy(), images)
+    np.testing.assert_array_equal(torch.cat([cut[n][1] for n in range(len(cut))]).numpy(), labels)
+
+
+def test_slices_own_what_they_give(pictures):
+    images, labels = pictures
+    images.flags.writeable = False
+    Slices(images, labels, batch_size=6)[0][0].zero_()
+    assert images[:6].any()
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 9])
+def test_reading_ahead_changes_nothing(length):
+    batches = [(torch.tensor(n), torch.tensor(-n)) for n in range(length)]
+    assert list(ReadAhead(batches, ahead=3)) == batches
+
+
+def test_reading_ahead_goes_on_in_another_thread_but_not_for_ever():
+    threads, numbers = set(), []
+
+    def batches():
+        for number in count():
+            threads.add(threading.get_ident())
+            numbers.append(number)
+            yield torch.tensor(number), torch.tensor(number)
+
+    assert [int(batch[0]) for batch in islice(ReadAhead(batches(), ahead=3), 5)] == list(range(5))
+    assert threading.get_ident() not in threads
+    assert max(numbers) <= 5 + 3
+
+
+def test_a_failure_while_reading_ahead_is_raised():
+    def batches():
+        yield torch.tensor(0), torch.tensor(0)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(ReadAhead(batches()))
 
 
 def test_options_become_a_plan():

@@ -193,7 +193,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     Raises:
         KnotsError: a value has the wrong type, a name is unknown, or model and suite do not fit.
     """
-    model = _parse_model(config["model"], config["adapters"])
+    model = parse_model(config["model"], config["adapters"])
     suite = parse_suite(config["suite"])
     if config.get("tasks") is not None:
         suite = suite.subset(_names("tasks", config["tasks"]))
@@ -223,7 +223,16 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     )
 
 
-def _parse_model(model: Mapping[str, Any], adapters: str | None) -> ModelPlan:
+def parse_model(model: Mapping[str, Any], adapters: str | None = None) -> ModelPlan:
+    """Read the configuration of a model.
+
+    Args:
+        model: plain values with the keys of a file in `conf/model/`.
+        adapters: replaces the model's own pattern.
+
+    Raises:
+        KnotsError: a key or name is unknown, a value has the wrong type, or the pattern has no `{task}`.
+    """
     for key in model:
         if key not in MODEL_KEYS:
             raise unknown("key of model", key, MODEL_KEYS)

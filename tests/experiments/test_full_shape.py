@@ -1,7 +1,7 @@
 """The real shapes, from the command line: ViT-B/32, its text tower, eight rank-16 adapters, 748 classes.
 
-Weights are random and pictures few; ids, files, formats and shapes are those of the hub. It takes some minutes and
-3 GB of disk, most of it for the files of the random models.
+Weights are random and pictures few; ids, files, formats and shapes are those of the hub. It takes some minutes
+and 3 GB of disk, most of it for the files of the random models.
 """
 
 import json
@@ -74,7 +74,14 @@ def run(hub: Hub, place: Path):
         environment = {**hub.environment(place), "OMP_NUM_THREADS": str(os.cpu_count())}
         command = [
             *(sys.executable, str(CONF.parent / "experiments" / "merge.py"), *overrides),
-            *("model=vit_b_32", "suite=vision8", "logger=none", "trainer=cpu", "batch_size=16", "max_rank=16"),
+            *(
+                "model=vit_b_32",
+                "suite=vision8",
+                "logger=none",
+                "trainer=cpu",
+                "batch_size=16",
+                "max_rank=16",
+            ),
             f"paths.cache_dir={place}/cache",
             *size_overrides(ROWS),
         ]

@@ -1,0 +1,180 @@
+"""Going on after a kill: a checkpoint at every validation, in a hidden folder beside the target.
+
+Lightning keeps the optimizer, the schedule, the gradient scaler and its loops; the module its progress. This
+adds the random generators and what the training is of, writes the file whole, and reads tensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from knots.finetuning.plan import FinetuningPlan
+from knots.models.clip import Clip
+from knots.suites.data import ImageArrays
+from knots.suites.tasks import ImageTask
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when older checkpoints can no longer be gone on from."""
+
+PROBES = 64
+"""Pictures of a split that stand for all of them when it is recognized."""
+
+FILE = "last.ckpt"
+
+
+def training_folder(target: Path) -> Path:
+    """Where the checkpoints of what will be `target` lie."""
+    return target.with_name(f".{target.name}.training")
+
+
+def identity(
+    clip: Clip, heads: Tensor, task: ImageTask, data: Mapping[str, ImageArrays], plan: FinetuningPlan
+) -> dict[str, str]:
+    """What a training is of, by part: only one that agrees in all of them is gone on with.
+
+    Data are recognized by their labels, their shape and some pictures, because a split may be too large to
+    be read for this alone.
+    """
+    tower = {**clip.tower.state_dict(), "heads": heads, "projection": clip.model.visual_projection.weight}
+    values = asdict(plan)
+    return {
+        "format": str(FORMAT),
+        "task": task.name,
+        "base": _hash(*(part for name, tensor in tower.items() for part in (name, _array(tensor)))),
+        **{f"{split} data": _hash(*_probes(arrays)) for split, arrays in data.items()},
+        **{f"finetune.{key}": json.dumps(value) for key, value in values.items()},
+    }
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: the name stands for a whole file only.
+
+    Lightning's own way goes through memory and the folder for temporary files, which may be small and on
+    another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write one file."""
+        del storage_options
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(f".{os.getpid()}.part")
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+class Checkpoints(L.Callback):
+    """Writes a checkpoint after every validation of a training, and puts the random generators back.
+
+    Args:
+        folder: made when the first checkpoint is written.
+        identity: what the training is of.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
+        self.folder, self.identity = folder, dict(identity)
+        self._random: dict[str, Tensor] = {}
+
+    def find(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, or None; says why one that is there is not used."""
+        path = self.folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            theirs = found["identity"]
+        except Exception as error:  # the unpickler stumbles over damaged bytes in any way
+            log.warning("%s is damaged (%s); starting anew", path, type(error).__name__)
+            return None
+        other = [key for key, value in self.identity.items() if theirs.get(key) != value]
+        if other:
+            log.warning("%s is of another training (it differs in %s); starting anew", path, ", ".join(other))
+            return None
+        log.info("going on from step %d", found["global_step"])
+        return found
+
+    @property
+    def path(self) -> Path:
+        """The file that `find` read."""
+        return self.folder / FILE
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it, unless the validation is not one of a training."""
+        del pl_module
+        if trainer.state.fn == TrainerFn.FITTING:
+            trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning leaves out."""
+        del trainer
+        checkpoint["identity"] = self.identity
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember the generators; setting up draws from them again."""
+        del trainer, pl_module
+        self._random = checkpoint["random"]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Before the first batch: the generators as they were."""
+        del trainer, batch, batch_idx
+        states, self._random = self._random, {}
+        if "cpu" in states:
+            torch.set_rng_state(states["cpu"].cpu())
+        if "cuda" in states and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"].cpu(), pl_module.device)
+
+    def remove(self) -> None:
+        """Delete the folder: the training is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _probes(arrays: ImageArrays) -> list[Any]:
+    count = len(arrays)
+    chosen = np.unique(np.linspace(0, max(0, count - 1), min(PROBES, count)).astype(int))
+    return [str(arrays.images.shape), np.asarray(arrays.labels), np.asarray(arrays.images[chosen])]
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
+
+
+def _hash(*parts: Any) -> str:
+    """SHA-256 in hex of texts and arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+    return digest.hexdigest()

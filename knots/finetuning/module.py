@@ -1,0 +1,114 @@
+"""The Lightning module that trains a tower, and what must be kept of it to go on after a kill."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from knots.finetuning.plan import FinetuningPlan
+from knots.finetuning.towers import Trainable
+from knots.models.clip import Clip
+from knots.training import cosine_schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        accuracy: the best on the validation split so far, as a fraction.
+        best: the tensors that reached it.
+        mark: the accuracy that the next ones must beat by more than `min_delta`.
+        stale: looks since then.
+        zero_shot: the base's own accuracy, as a fraction.
+    """
+
+    accuracy: float = -1.0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    mark: float = -1.0
+    stale: int = 0
+    zero_shot: float = -1.0
+
+
+class Finetuning(L.LightningModule):
+    """Trains a CLIP whose vision tower is in training to tell the classes of one task apart.
+
+    Shapes: B pictures, C classes, D size of the feature space.
+
+    Attributes:
+        progress: how far it is, and the best tensors so far.
+    """
+
+    heads: Tensor
+
+    def __init__(self, clip: Clip, tower: Trainable, heads: Tensor, plan: FinetuningPlan) -> None:
+        super().__init__()
+        self.clip, self.tower, self.plan = clip, tower, plan
+        # Inference tensors, as text features may be, cannot take part in training.
+        self.register_buffer("heads", heads.clone(), persistent=False)
+        # A checkpoint holds only what is trained.
+        self.strict_loading = False
+        self.progress = Progress()
+        self._correct = self._seen = 0
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits [B, C] of uint8 pictures [B, H, W, 3]: scaled cosines with the frozen heads."""
+        features = self.clip(pictures).float()
+        # In half precision, logits of some thousands would differ by whole numbers only.
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.plan.scale * features @ self.heads.T
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        """Cross-entropy over the task's own classes."""
+        del step
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", loss, prog_bar=True)
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+        """Count what is right."""
+        del step
+        self._correct += int((self(batch[0]).argmax(dim=1) == batch[1]).sum())
+        self._seen += len(batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the tensors if they are the best so far; stop when nothing was gained for a while."""
+        now, accuracy = self.progress, self._correct / max(1, self._seen)
+        self._correct = self._seen = 0
+        self.log("accuracy", accuracy, prog_bar=True)
+        log.info("step %d: validation accuracy %.2f %%", self.global_step, 100 * accuracy)
+        now.stale += 1
+        if accuracy > now.mark + self.plan.min_delta:
+            now.mark, now.stale = accuracy, 0
+        if accuracy > now.accuracy:
+            now.accuracy, now.best = accuracy, self.tower.tensors()
+        self.trainer.should_stop = now.stale >= self.plan.patience
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on what is trained alone, with a linear warm-up and a cosine."""
+        plan = self.plan
+        weights = [weight for weight in self.clip.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        return cosine_schedule(optimizer, plan.warmup, plan.steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen weights out; add the progress."""
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        # Not `asdict`, which would copy the tensors.
+        checkpoint["progress"] = dict(vars(self.progress))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the progress back."""
+        self.progress = Progress(**checkpoint["progress"])

@@ -1,0 +1,56 @@
+"""A tiny CLIP, one task of noise, and a plan of a dozen steps."""
+
+from dataclasses import replace
+
+import pytest
+
+from knots.finetuning import FinetuningPlan, Origin
+from knots.models.clip import ClipSpec, load_clip
+from knots.suites.data import ImageArrays
+from tests.miniatures import tiny_arrays, tiny_clip, tiny_suite
+
+PLAN = FinetuningPlan(
+    kind="lora",
+    rank=2,
+    dropout=0.1,
+    modules=("q_proj", "out_proj"),
+    steps=12,
+    batch_size=16,
+    learning_rate=1e-2,
+    warmup=2,
+    weight_decay=0.1,
+    validate_every=4,
+    patience=5,
+    min_delta=0.0,
+    scale=100.0,
+    shift=1,
+    seed=420,
+    precision="32-true",
+    gradient_checkpointing=False,
+    dtype="float16",
+)
+FULL = replace(PLAN, kind="full", rank=None, dropout=0.0, modules=(), learning_rate=1e-3, dtype="float32")
+TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
+ORIGIN = Origin("tiny", "owner/tiny-clip", "abc123", "tiny")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def clip(folder):
+    return load_clip(ClipSpec("tiny", str(folder)))
+
+
+@pytest.fixture(scope="session")
+def task():
+    return tiny_suite().tasks[0]
+
+
+@pytest.fixture(scope="session")
+def splits():
+    return {
+        split: ImageArrays(*tiny_arrays(48, 3, seed)) for seed, split in enumerate(("train", "validation"))
+    }
