@@ -1,7 +1,7 @@
 """The real shapes, from the command line: ViT-B/32, its text tower, eight rank-16 adapters, 748 classes.
 
-Weights are random and pictures few; ids, files, formats and shapes are those of the hub. It takes some minutes
-and 3 GB of disk, most of it for the files of the random models.
+Weights are random and pictures few; ids, files, formats and shapes are those of the hub. It takes some
+minutes and 3 GB of disk, most of it for the files of the random models.
 """
 
 import json

@@ -23,8 +23,9 @@ from knots.models.full import load_finetuned
 from knots.models.heads import class_features
 from knots.suites import data
 from knots.suites.data import ImageArrays
+from knots.suites.sources import drawn
 from tests.finetuning.conftest import FULL, ORIGIN, PLAN, TRAINER
-from tests.miniatures import NOISE, tiny_suite
+from tests.miniatures import IMAGE_SIZE, NOISE, draw_noise, tiny_suite
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +164,10 @@ def test_training_never_asks_for_the_test_split(folder, tmp_path, monkeypatch):
     def load(task, split):
         asked.append(split)
         assert split != "test"
-        return NOISE.load(task, split)
+        return draw_noise(task, split)
 
-    monkeypatch.setattr(data, "SOURCES", {**data.SOURCES, "noise": replace(NOISE, load=load)})
+    noise = drawn(load, version=1, options=("seed",), size=IMAGE_SIZE)
+    monkeypatch.setattr(data, "SOURCES", {**data.SOURCES, "noise": noise})
     options = {"cache_dir": tmp_path / "cache", "force": False}
     spec = ClipSpec("tiny", str(folder))
     list(finetune_tasks(spec, suite(), "all", replace(PLAN, steps=4), tmp_path / "a", TRAINER, **options))
