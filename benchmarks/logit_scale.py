@@ -11,6 +11,7 @@ modules.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import sys
 import tempfile
@@ -63,23 +64,21 @@ def measure(tasks: list[str], scale: float, steps: int, root: Path) -> list[dict
     for task, found in finetune_tasks(spec, suite, tasks, plan, root, trainer, **options):
         assert found is not None
         rows.append({"task": task, "scale": scale, **found, "update_size": update_size(clip, root / task)})
-        print(
-            "{task:>15} {scale:>8g} {zero_shot:>10.2f} {finetuned:>10.2f} {update_size:>8.3f}".format(
-                **rows[-1]
-            )
-        )
+        numbers = f"{found['zero_shot']:>10.2f} {found['finetuned']:>10.2f} {rows[-1]['update_size']:>8.3f}"
+        print(f"{task:>15} {scale:>8g} {numbers}", flush=True)
     return rows
 
 
 def main() -> None:
     """Print the table and write it as JSON."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     cfg: Any = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
+    made = describe_machine()  # before anything is run, so that it tells the code that ran
     print(f"{'task':>15} {'scale':>8} {'zero-shot':>10} {'fine-tuned':>10} {'|dW|/|W|':>8}")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for scale in cfg.scales:
             rows += measure(list(cfg.tasks), scale, cfg.steps, Path(name) / str(scale))
-    made = describe_machine()
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), **made["machine"]}
     del machine["host"]
     content = {

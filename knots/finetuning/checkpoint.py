@@ -127,7 +127,7 @@ class Checkpoints(L.Callback):
         """Write it, unless the validation is not one of a training."""
         del pl_module
         if trainer.state.fn == TrainerFn.FITTING:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from knots.errors import KnotsError, unknown
 from knots.finetuning.card import Origin, write_card
 from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
-from knots.finetuning.module import Finetuning
+from knots.finetuning.module import Finetuning, Progress
 from knots.finetuning.plan import FinetuningPlan
 from knots.finetuning.towers import in_training
 from knots.models.clip import Clip, ClipSpec, load_clip
@@ -151,7 +151,7 @@ def finetune(
         trained (`finetuned`).
 
     Raises:
-        KnotsError: the trainer has several processes or not the plan's precision.
+        KnotsError: the trainer has several processes or not the plan's precision, or training diverged.
     """
     (heads,) = task_features(clip, [task], cache_dir)
     parts = identity(clip, heads, task, data, plan)
@@ -160,11 +160,13 @@ def finetune(
         module = Finetuning(clip, tower, heads, plan)
         fit = _trainer(plan, trainer, checkpoints, logger)
         train(module, fit, data, checkpoints)
-        tower.load(module.progress.best)
-        found = {
-            "zero_shot": 100 * module.progress.zero_shot,
-            "finetuned": 100 * module.progress.accuracy,
-        }
+        done = module.progress
+        if not all(bool(tensor.isfinite().all()) for tensor in done.best.values()):
+            raise KnotsError(
+                f"{task.name}: training diverged; lower finetune.learning_rate={plan.learning_rate}"
+            )
+        tower.load(done.best)
+        found = {"zero_shot": 100 * done.zero_shot, "finetuned": 100 * done.accuracy}
         with written_whole(folder) as unfinished:
             tower.save(unfinished, getattr(torch, plan.dtype))
             write_card(unfinished, origin, task, data, plan, tower, found, parts["base"])
@@ -177,15 +179,13 @@ def train(
     module: Finetuning, fit: L.Trainer, data: Mapping[str, ImageArrays], checkpoints: Checkpoints
 ) -> None:
     """Train a module to its end, from a checkpoint where there is one; `progress` gets the best tensors."""
-    plan, progress = module.plan, module.progress
+    plan = module.plan
     pinned = isinstance(fit.accelerator, CUDAAccelerator)
     validation = _validation(data["validation"], pinned)
     before = checkpoints.find()
     if before is None:
         fit.validate(module, validation, verbose=False)
-        progress.zero_shot = progress.accuracy
-        progress.accuracy = progress.mark = -1.0
-        progress.stale, progress.best = 0, {}
+        module.progress = Progress(zero_shot=module.progress.accuracy)
     else:
         module.on_load_checkpoint(before)
     done = 0 if before is None else int(before["global_step"])

@@ -285,6 +285,13 @@ def test_the_logger_gets_the_curves(clip, task, splits, tmp_path):
     assert rates.max() == pytest.approx(PLAN.learning_rate)
 
 
+def test_a_training_that_diverged_is_not_saved(clip, task, splits, tmp_path):
+    plan = replace(PLAN, learning_rate=1e30, warmup=0)
+    with pytest.raises(KnotsError, match=r"numbers: training diverged; lower finetune.learning_rate=1e\+30"):
+        finetune(clip, task, splits, plan, tmp_path / "a", TRAINER, origin=ORIGIN)
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("plan", [PLAN, FULL], ids=["lora", "full"])
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
