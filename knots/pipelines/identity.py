@@ -20,6 +20,9 @@ from knots.suites.tasks import ImageTask, Suite
 MODEL_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Suffixes of the files that make up a base: weights, tokenizer, transform; not its model card."""
 
+PROTOCOLS = {"float32": "float32", "reference": "reference, half precision on every device"}
+"""What each protocol does: the reference one was once float32 on the CPU, and has other numbers since."""
+
 
 def merge_identity(
     plan: MergePlan, base: Mapping[str, str | None], adapters: Sequence[Adapter]
@@ -38,7 +41,7 @@ def merge_identity(
         "base": dict(base),
         "adapters": [[adapter.name, adapter.fingerprint] for adapter in adapters],
         "suite": _suite(plan.suite, scoring.split),
-        "eval": {"mode": scoring.mode, "protocol": scoring.protocol, "split": scoring.split},
+        "eval": {"mode": scoring.mode, "protocol": PROTOCOLS[scoring.protocol], "split": scoring.split},
         "precision": scoring.precision,
     }
     if plan.kind not in ("zero_shot", "finetuned"):
