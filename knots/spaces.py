@@ -50,7 +50,17 @@ class Aligned:
 
 def align_full(updates: Sequence[Update], cutoff: float) -> Aligned:  # noqa: ARG001 - one signature for all
     """The updates themselves: coordinates dW_i [T, O, I], multiplied out at each reading."""
-    return Aligned(updates[0].shape, lambda: torch.stack([u.dense() for u in updates]), Dense)
+    return Aligned(updates[0].shape, lambda: _multiplied_out(updates), Dense)
+
+
+def _multiplied_out(updates: Sequence[Update]) -> Tensor:
+    """dW_i [T, O, I], each written to its place as it is made."""
+    first = updates[0].dense()
+    stack = first.new_empty(len(updates), *first.shape)
+    stack[0] = first
+    for place, update in zip(stack[1:], updates[1:], strict=True):
+        place.copy_(update.dense())
+    return stack
 
 
 def align_knots(updates: Sequence[Update], cutoff: float) -> Aligned:
