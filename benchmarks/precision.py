@@ -3,9 +3,8 @@
     uv run benchmarks/precision.py                    the test split; about ten minutes on two cores
     uv run benchmarks/precision.py split=validation paths.output_dir=outputs/precision
 
-Runs knots_ties with its default options, the base and the fine-tuned adapters as `experiments/merge.py`
-does,
-and holds every setting against the first one: float32 weights scored in float32. Further arguments override
+Runs knots_ties with its default options, the base and the fine-tuned adapters as `experiments/merge.py` does,
+and holds every setting against the first, float32 weights scored in float32. Further arguments override
 `conf/merge.yaml`; with an output folder of your own, what is finished there is not run again. On a machine
 without a GPU the reference protocol's half precision is the CPU's float16 autocast, and marked as emulated.
 """
