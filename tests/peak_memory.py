@@ -3,8 +3,8 @@
     python -m tests.peak_memory FOLDER KIND [KIND ...]
 
 FOLDER holds `base` and `adapters/<task>`. Prints JSON: for every kind of run how far the resident memory rose
-above what the process held before it, in bytes. Each run makes its baselines first, as a user's first run does,
-so that the whole base is in memory when merging begins: its file is mapped, and read when first needed.
+above what the process held before it, in bytes. Each run makes its baselines first, as a first run does, so
+that the whole base is in memory when merging begins: its file is mapped, and read when first needed.
 """
 
 import ctypes
