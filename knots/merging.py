@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,7 +172,7 @@ def merge(
 class _Coordinates:
     """Coordinates as the rule reads them: aligned, then dropped at random, then weighted."""
 
-    aligned: Mapping[str, Aligned]
+    aligned: MutableMapping[str, Aligned]
     weights: Tensor | None
     masks: Masks | None
     drop: float
@@ -182,6 +182,10 @@ class _Coordinates:
         if self.masks is not None:
             coords = dare(coords, self.masks(module, self.aligned[module].shape), self.drop)
         return coords if self.weights is None else coords * self.weights[:, None, None]
+
+    def lift(self, module: str, merged: Tensor) -> Update:
+        """Map a module's merged coordinates back, and let go of its own: they are not read again."""
+        return self.aligned.pop(module).lift(merged)
 
 
 def _stream(
@@ -193,7 +197,7 @@ def _stream(
             session.observe(site, coordinates[module])
         session.end_round()
     for module, site in sites.items():
-        yield module, coordinates.aligned[module].lift(session.apply(site, coordinates[module]))
+        yield module, coordinates.lift(module, session.apply(site, coordinates[module]))
 
 
 def _alignment(

@@ -16,7 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from knots.provenance import describe_machine, now
 
 log = logging.getLogger(__name__)
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised whenever the same configuration gives other numbers than before."""
 
 METRICS = "metrics.json"
@@ -127,10 +127,13 @@ class Draft:
     Attributes:
         folder: the temporary folder to write into.
         metrics: what goes to `metrics.json`; set before the frame ends.
+        measured: what goes to `provenance.json` beside machine and versions: facts about this one making of
+            the run, as its speed, which another making of the same run does not share.
     """
 
     folder: Path
     metrics: dict[str, Any]
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 def is_first_process() -> bool:
@@ -170,7 +173,13 @@ def writing(
             with _log_file(folder / "log.txt"):
                 yield draft
             _write_json(folder / METRICS, draft.metrics)
-            provenance = {"started": started, "finished": now(), **describe_machine(), "identity": identity}
+            provenance = {
+                "started": started,
+                "finished": now(),
+                **describe_machine(),
+                **draft.measured,
+                "identity": identity,
+            }
             _write_json(folder / "provenance.json", provenance)
             if is_first_process():
                 _publish(folder, root / name)

@@ -44,8 +44,14 @@ VISION = {**TRANSFORMER, "image_size": IMAGE_SIZE, "patch_size": 8}
 WORDS = ["a", "an", "the", "photo", "of", "number", "texture", "zero", "one", "two", "red", "stripes", "dots"]
 
 
-def tiny_clip(folder: Path, seed: int = 0) -> Path:
-    """Save a random CLIP (16 wide, two layers, 32 x 32 pixels) with tokenizer and transform."""
+def tiny_clip(folder: Path, seed: int = 0, vision: Mapping[str, int] = VISION) -> Path:
+    """Save a random CLIP (16 wide, two layers, 32 x 32 pixels) with tokenizer and transform.
+
+    Args:
+        folder: where to.
+        seed: of its weights.
+        vision: what its vision tower is made of.
+    """
     tokenizer = _tokenizer()
     config = CLIPConfig(
         text_config={
@@ -56,7 +62,7 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        vision_config=VISION,
+        vision_config=dict(vision),
         projection_dim=12,
     )
     with torch.random.fork_rng(devices=[]):

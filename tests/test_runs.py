@@ -59,6 +59,14 @@ def test_a_finished_run_holds_everything_and_is_found(tmp_path: Path):
     assert find_run(tmp_path, "other") is None
 
 
+def test_what_was_measured_stands_in_the_provenance_and_not_in_the_metrics(tmp_path: Path):
+    with writing(tmp_path, "abc", config={}, identity={}) as draft:
+        draft.metrics.update(METRICS)
+        draft.measured["speed"] = {"images": 3}
+    assert json.loads((tmp_path / "abc" / "provenance.json").read_text())["speed"] == {"images": 3}
+    assert find_run(tmp_path, "abc").metrics == METRICS
+
+
 def test_what_the_package_logs_is_kept(tmp_path: Path):
     import logging
 

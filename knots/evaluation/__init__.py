@@ -1,7 +1,7 @@
 """Evaluation of a merge and of what it is compared with, per task and over all tasks' classes jointly."""
 
 from knots.evaluation.predictors import Ensemble, Finetuned, Merged, Predictor, ZeroShot
-from knots.evaluation.results import EvaluationResult, JointResult
+from knots.evaluation.results import EvaluationResult, JointResult, Speed
 from knots.evaluation.run import MODES, PROTOCOLS, evaluate
 from knots.evaluation.summary import summarize
 
@@ -14,6 +14,7 @@ __all__ = [
     "JointResult",
     "Merged",
     "Predictor",
+    "Speed",
     "ZeroShot",
     "evaluate",
     "summarize",

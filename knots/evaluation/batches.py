@@ -1,16 +1,24 @@
-"""Batches of one task for one of several processes, without padding."""
+"""Batches of one task for one of several processes, without padding, read while others are scored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from knots.suites.data import ImageArrays
+
+AHEAD = 2
+"""Batches that are read while one is scored."""
 
 
 class Batch(NamedTuple):
@@ -29,9 +37,23 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+@dataclass
+class Waiting:
+    """How long scoring stood still because the next batch was not there yet.
+
+    Attributes:
+        seconds: their sum over all batches so far.
+    """
+
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class ShardedBatches:
-    """One process's batches of one task: a dataloader over arrays that need no workers.
+    """One process's batches of one task: a dataloader over arrays that are mapped from disk.
+
+    A thread reads the next batches while one is scored. A thread will do, for copying out of a map lets
+    other threads run; worker processes would copy every batch once more, through shared memory.
 
     A split is cut into the same batches however many processes there are, and whole batches are
     dealt out in turn. So every item meets the same neighbours, and with them the same rounding, in
@@ -46,6 +68,9 @@ class ShardedBatches:
         rank: this process.
         processes: how many there are.
         first: number of batches of the tasks before this one, so that the turn goes on from there.
+        pinned: read into page-locked memory, from which a GPU fetches while it computes.
+        ahead: batches that are read while one is scored; 0 reads each when it is asked for.
+        waiting: where the time spent waiting for a batch is added up.
     """
 
     arrays: ImageArrays
@@ -54,6 +79,9 @@ class ShardedBatches:
     rank: int
     processes: int
     first: int
+    pinned: bool = False
+    ahead: int = AHEAD
+    waiting: Waiting = field(default_factory=Waiting)
 
     def _own(self) -> range:
         """The numbers of this process's batches."""
@@ -65,18 +93,49 @@ class ShardedBatches:
         return max(1, len(self._own()))
 
     def __iter__(self) -> Iterator[Batch]:
-        own = self._own()
-        if not own:
-            yield self._slice(0, 0)
-        for number in own:
-            start = number * self.batch_size
-            yield self._slice(start, min(start + self.batch_size, len(self.arrays)))
+        # A number beyond the last batch reads an empty one.
+        own = self._own() or (batch_count(len(self.arrays), self.batch_size),)
+        return read_ahead(self._read, own, self.ahead, self.waiting)
 
-    def _slice(self, start: int, stop: int) -> Batch:
-        # The arrays are mapped read-only; the copies are what PyTorch may own.
-        images = torch.from_numpy(np.array(self.arrays.images[start:stop]))
-        labels = torch.from_numpy(np.array(self.arrays.labels[start:stop]))
-        return Batch(self.task, torch.arange(start, stop), images, labels)
+    def _read(self, number: int) -> Batch:
+        start = min(number * self.batch_size, len(self.arrays))
+        stop = min(start + self.batch_size, len(self.arrays))
+        images = _copied(self.arrays.images[start:stop], torch.uint8, self.pinned)
+        labels = _copied(self.arrays.labels[start:stop], torch.int64, self.pinned)
+        return Batch(self.task, torch.arange(start, stop, pin_memory=self.pinned), images, labels)
+
+
+def _copied(array: npt.NDArray[Any], dtype: torch.dtype, pinned: bool) -> Tensor:
+    """A tensor with the numbers of a read-only array, copied once, from the map to where it is sent from."""
+    tensor = torch.empty(array.shape, dtype=dtype, pin_memory=pinned)
+    np.copyto(tensor.numpy(), array)
+    return tensor
+
+
+def read_ahead(
+    read: Callable[[int], Batch], numbers: Sequence[int], ahead: int, waiting: Waiting
+) -> Iterator[Batch]:
+    """`read` of each number in turn, done in a thread that is up to `ahead` batches further.
+
+    An error of `read` is raised here, when its batch is asked for. The thread ends with the iteration, and
+    when the iterator is closed or dropped.
+    """
+    todo = iter(numbers)
+    reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="knots-batches")
+    try:
+        pending = deque(reader.submit(read, number) for number in islice(todo, ahead))
+        while True:
+            asked = time.perf_counter()
+            pending.extend(reader.submit(read, number) for number in islice(todo, 1))
+            if not pending:
+                return
+            batch = pending.popleft().result()
+            waiting.seconds += time.perf_counter() - asked
+            yield batch
+            # Or a batch would be kept while the next one is waited for.
+            del batch
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 def batch_count(items: int, batch_size: int) -> int:
@@ -85,11 +144,20 @@ def batch_count(items: int, batch_size: int) -> int:
 
 
 def sharded_loaders(
-    splits: Sequence[ImageArrays], batch_size: int, rank: int, processes: int
+    splits: Sequence[ImageArrays],
+    batch_size: int,
+    rank: int,
+    processes: int,
+    *,
+    pinned: bool = False,
+    waiting: Waiting | None = None,
 ) -> list[ShardedBatches]:
-    """One dataloader a task for one process."""
+    """One dataloader a task for one process; see `ShardedBatches`. They share one count of waiting."""
     loaders, first = [], 0
+    waiting = waiting or Waiting()
     for task, arrays in enumerate(splits):
-        loaders.append(ShardedBatches(arrays, task, batch_size, rank, processes, first))
+        loaders.append(
+            ShardedBatches(arrays, task, batch_size, rank, processes, first, pinned=pinned, waiting=waiting)
+        )
         first += batch_count(len(arrays), batch_size)
     return loaders

@@ -78,7 +78,8 @@ class JointCounts(Metric):
             self.hits_dedup[task, column] += (dedup_ranks <= k).sum()
         wrong = ranks > 1
         self.errors[task] += wrong.sum()
-        owners = self.belongs[predictions[wrong & (predictions >= 0)]]
+        # Rows are blanked rather than left out: their number would have to be read back from the device.
+        owners = self.belongs[predictions.clamp(min=0)] & (wrong & (predictions >= 0))[:, None]
         stays = owners[:, task].clone()
         owners &= ~stays[:, None]
         owners[:, task] = stays

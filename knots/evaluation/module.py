@@ -6,6 +6,7 @@ will run on; `setup` comes before Lightning moves the module, so it asks the str
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 from knots.adapters import Adapter
-from knots.evaluation.batches import Batch, ShardedBatches, sharded_loaders
+from knots.evaluation.batches import Batch, ShardedBatches, Waiting, sharded_loaders
 from knots.evaluation.metrics import ItemTable, JointCounts, TaskCounts
 from knots.evaluation.precision import exact_float32
 from knots.evaluation.predictors import Merged, Plan, Predictor
-from knots.evaluation.results import EvaluationResult, build_result, joint_result
+from knots.evaluation.results import EvaluationResult, Speed, build_result, joint_result
 from knots.evaluation.scores import NO_PREDICTION, class_scores, group_ranks, label_ranks, top1
 from knots.models.attach import Attached, attach, beside, check_modules
 from knots.models.clip import Clip
@@ -83,6 +84,8 @@ class SuiteEvaluation(L.LightningModule):
         self._active: tuple[Adapter, ...] = ()
         self._attached: Attached | None = None
         self._loaders: list[ShardedBatches] = []
+        self._waiting = Waiting()
+        self._started = 0.0
 
     def prepare_data(self) -> None:
         """Fill the data cache, once a machine; one task's failure leaves the others' data in the cache."""
@@ -108,7 +111,15 @@ class SuiteEvaluation(L.LightningModule):
         copies = max(len(adapters) for adapters in self._plan)
         # T copies of every image go through the tower, so a batch holds fewer images.
         items = max(1, self.settings.batch_size // max(1, copies))
-        self._loaders = sharded_loaders(splits, items, self.trainer.global_rank, self.trainer.world_size)
+        self._waiting = Waiting()
+        self._loaders = sharded_loaders(
+            splits,
+            items,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            pinned=device.type == "cuda",
+            waiting=self._waiting,
+        )
         self.task_counts = TaskCounts(len(splits))
         self.joint_counts = JointCounts(self.heads.labels.belongs)
         self.item_table = ItemTable([len(split) for split in splits])
@@ -122,8 +133,16 @@ class SuiteEvaluation(L.LightningModule):
         """One dataloader a task, with this process's share of its items."""
         return self._loaders
 
+    def on_test_epoch_start(self) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score one batch of one task; nothing is exchanged between processes here."""
+        """Score one batch of one task.
+
+        Nothing is exchanged between processes here, and nothing is read back from the device, so that a GPU
+        has its next work before it ends the last. Lightning has sent the batch without waiting for it.
+        """
         del batch_idx, dataloader_idx
         assert self.heads is not None
         self._activate(self._plan[batch.task])
@@ -142,8 +161,12 @@ class SuiteEvaluation(L.LightningModule):
         self.item_table.update(batch.task, batch.items, columns)
 
     def on_test_epoch_end(self) -> None:
-        """Add up over the processes and keep the result on each of them."""
-        self.result = self._summarize()
+        """Stop the clock, add up over the processes and keep the result on each of them."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - self._started
+        images = sum(len(loader.arrays) for loader in self._loaders)
+        self.result = self._summarize(Speed(images, seconds, self._waiting.seconds))
 
     def restore(self) -> None:
         """Give the base its own weights back."""
@@ -179,7 +202,7 @@ class SuiteEvaluation(L.LightningModule):
     @property
     def _half(self) -> bool:
         """Whether the tasks' own classes are scored in half precision."""
-        return self.settings.protocol == "reference" and self.device.type == "cuda"
+        return self.settings.protocol == "reference"
 
     def _features(self, images: Tensor) -> Tensor:
         """Image features [M, B, D] of the M models that are active, in one pass over M copies."""
@@ -191,7 +214,7 @@ class SuiteEvaluation(L.LightningModule):
         features: Tensor = self.clip(pixels.repeat(copies, 1, 1, 1) if copies > 1 else pixels)
         return features.float().view(copies, len(images), -1)
 
-    def _summarize(self) -> EvaluationResult:
+    def _summarize(self, speed: Speed) -> EvaluationResult:
         assert self.heads is not None
         joint, correct = None, None
         if self.settings.mode != "joint":
@@ -199,17 +222,21 @@ class SuiteEvaluation(L.LightningModule):
         if self.settings.mode != "per_task":
             joint = joint_result(len(self.heads.labels), [c.cpu() for c in self.joint_counts.compute()])
         notes = []
-        if self.settings.protocol == "reference" and not self._half:
-            notes.append("the reference protocol scores in half precision on a GPU only; this is float32")
+        if self._half and self.device.type != "cuda":
+            notes.append(
+                f"tasks were scored in the half precision of the {self.device.type.upper()}, not of a GPU"
+            )
         return build_result(
             suite=self.suite,
             kind=self.predictor.kind,
             mode=self.settings.mode,
             protocol=self.settings.protocol,
             split=self.settings.split,
+            n=[len(loader.arrays) for loader in self._loaders],
             correct=correct,
             joint=joint,
             rows=self.item_table.compute().cpu(),
             adapter=self._plan[0][0] if isinstance(self.predictor, Merged) else None,
             notes=notes,
+            speed=speed,
         )

@@ -21,6 +21,37 @@ from knots.suites.tasks import Suite
 Counts = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast an evaluation went, and how much of it the processor stood still for want of data.
+
+    Attributes:
+        images: items scored by all processes; an item counts once, also where several models score it.
+        seconds: from the first batch to the last on this process, without merging and embedding classes.
+        waiting_seconds: the part of them in which the next batch was not there yet.
+    """
+
+    images: int
+    seconds: float
+    waiting_seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Images over seconds; 0 where no time passed."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """The fraction of the time that was spent waiting for data."""
+        return self.waiting_seconds / self.seconds if self.seconds > 0 else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images:,} images in {self.seconds:.1f} s ({self.images_per_second:,.0f} images/s, "
+            f"{100 * self.waiting_share:.0f} % of it waiting for data)"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class JointResult:
     """Counts over the union of all classes.
@@ -52,7 +83,7 @@ class EvaluationResult:
         protocol: float32 or reference.
         split: which split was scored.
         tasks: names of the T tasks.
-        n: [T], numbers of items.
+        n: [T], numbers of items that were scored.
         correct: [T], items that are right among the task's own classes; None in mode joint.
         joint: the counts over the union of all classes; None in mode per_task.
         predictions: one row an item, in item order, with the columns task, item, label, prediction,
@@ -61,6 +92,7 @@ class EvaluationResult:
         unscored: number of items without finite scores; they count as wrong.
         adapter: the merged adapter where one was evaluated.
         notes: what a reader of the numbers should know.
+        speed: how fast it went; None where the result was read back from disk.
     """
 
     suite: str
@@ -76,6 +108,7 @@ class EvaluationResult:
     unscored: int
     adapter: Adapter | None
     notes: tuple[str, ...]
+    speed: Speed | None = None
 
     @property
     def accuracies(self) -> npt.NDArray[np.float64] | None:
@@ -107,15 +140,20 @@ def build_result(
     mode: str,
     protocol: str,
     split: str,
+    n: Sequence[int],
     correct: Tensor | None,
     joint: JointResult | None,
     rows: Tensor,
     adapter: Adapter | None,
     notes: Sequence[str],
+    speed: Speed,
 ) -> EvaluationResult:
-    """Put counts and the item table [N, len(ITEM_COLUMNS)], both summed over processes, into a result."""
-    n = np.array([task.size(split) for task in suite.tasks], dtype=np.int64)
-    predictions = _prediction_table(suite.task_names, n, rows.numpy())
+    """Put counts and the item table [N, len(ITEM_COLUMNS)], both summed over processes, into a result.
+
+    `n` holds the T numbers of items that were there, which may be fewer than the suite promises.
+    """
+    items = np.array(n, dtype=np.int64)
+    predictions = _prediction_table(suite.task_names, items, rows.numpy())
     scored = predictions["prediction" if correct is not None else "joint_prediction"]
     unscored = int((scored == NO_PREDICTION).sum())
     absent = ["prediction"] if correct is None else []
@@ -129,13 +167,14 @@ def build_result(
         protocol=protocol,
         split=split,
         tasks=suite.task_names,
-        n=n,
-        correct=None if correct is None else correct.reshape(len(n)).numpy(),
+        n=items,
+        correct=None if correct is None else correct.reshape(len(items)).numpy(),
         joint=joint,
         predictions=predictions,
         unscored=unscored,
         adapter=adapter,
         notes=tuple(notes),
+        speed=speed,
     )
 
 

@@ -47,7 +47,8 @@ def evaluate(
         mode: `per_task` (top-1 among a task's own classes), `joint` (ranks among the classes of all
             tasks) or `all`.
         protocol: `float32`; or `reference`, the KnOTS paper's: per task under float16 autocast with
-            cosines times 100, jointly in float32 (on the CPU float32 throughout, which the result notes).
+            cosines times 100, jointly in float32. The paper's numbers come from GPUs; half precision of
+            a CPU rounds elsewhere, which the result notes.
         split: train, validation or test.
         cache_dir: root of the data caches.
         batch_size: images that go through the vision tower at once, counting an ensemble's copies.

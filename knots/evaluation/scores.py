@@ -60,8 +60,8 @@ def group_ranks(scores: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     Returns:
         int64 [B] from 1 to G, or `UNRANKED` where a score is not finite.
     """
-    count = int(groups.max()) + 1
-    best = scores.new_full((scores.shape[0], count), float("-inf"))
+    # As many groups as classes: the unused ones rank last, and counting the used ones would need the device.
+    best = torch.full_like(scores, float("-inf"))
     best = best.scatter_reduce(1, groups.expand(scores.shape), scores, reduce="amax")
     return torch.where(_usable(scores), _ranks(best, groups[labels]), UNRANKED)
 

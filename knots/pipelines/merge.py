@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -276,6 +276,9 @@ def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> A
             _say_options(plan)
         log.info("%s: evaluating on the %s split of %s", plan.label, plan.scoring.split, plan.suite.name)
         result, cost = _evaluate(plan, bench)
+        if result.speed is not None:
+            log.info("%s: %s", result.kind, result.speed)
+            draft.measured["speed"] = asdict(result.speed)
         metrics = _summary(plan, result, {kind: base.result for kind, base in baselines.items()}, cost)
         result.predictions.to_parquet(draft.folder / PREDICTIONS, index=False)
         if result.adapter is not None:

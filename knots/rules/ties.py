@@ -22,6 +22,9 @@ LOW_BITS = 15
 UPPER_BINS = 1 << 16  # the sign bit is always zero, so half of them can be hit
 LOWER_BINS = 1 << LOW_BITS
 
+BLOCK = 1 << 20
+"""Numbers that are worked on at once: several intermediate results of this size are held, and fit a cache."""
+
 
 @dataclass(frozen=True)
 class Ties(Rule):
@@ -107,16 +110,20 @@ class RadixSelection:
 
     def count(self, coords: Tensor) -> None:
         """Add coordinates [T, n] to this round's histogram."""
-        keys = coords.float().abs().contiguous().view(torch.int32)
         bins = UPPER_BINS if self._upper is None else LOWER_BINS
-        offset = torch.arange(len(keys), device=keys.device, dtype=torch.int32)[:, None] * bins
+        if self._histogram is None:
+            self._histogram = torch.zeros(len(coords), bins, dtype=torch.int64, device=coords.device)
+        for task, row in enumerate(coords):
+            for block in torch.split(row, BLOCK):
+                self._histogram[task] += torch.bincount(self._slots(block, task), minlength=bins)
+
+    def _slots(self, numbers: Tensor, task: int) -> Tensor:
+        """The bins of this round that the magnitudes of one task's numbers [n] fall into."""
+        keys = numbers.float().abs().view(torch.int32)
+        upper = keys >> LOW_BITS
         if self._upper is None:
-            slots = ((keys >> LOW_BITS) + offset).flatten()
-        else:
-            same = (keys >> LOW_BITS) == self._upper.to(keys.device)[:, None]
-            slots = ((keys & (LOWER_BINS - 1)) + offset)[same]
-        counts = torch.bincount(slots, minlength=len(keys) * bins).view(len(keys), bins)
-        self._histogram = counts if self._histogram is None else self._histogram + counts
+            return upper
+        return (keys & (LOWER_BINS - 1))[upper == self._upper[task].to(upper.device)]
 
     def end_round(self) -> None:
         """Find the bin that holds each task's k-th smallest magnitude."""
@@ -145,6 +152,8 @@ def smallest(coords: Tensor, rank: int) -> Tensor:
 def elect_and_merge(coords: Tensor, thresholds: Tensor | None, weights: Tensor, reduce: Reduce) -> Tensor:
     """Keep entries of at least their task's threshold, elect the sign of their sum, merge those that agree.
 
+    Works on some rows at a time, so that beside the coordinates only the merge itself grows with the module.
+
     Args:
         coords: [T, P, Q].
         thresholds: [T] smallest magnitudes kept, or None to keep all.
@@ -154,6 +163,15 @@ def elect_and_merge(coords: Tensor, thresholds: Tensor | None, weights: Tensor, 
     Returns:
         [P, Q]; 0 where the sum cancels exactly.
     """
+    merged = torch.empty_like(coords[0])
+    rows = max(1, BLOCK // max(1, coords[:, :1].numel()))
+    for some, out in zip(torch.split(coords, rows, dim=1), torch.split(merged, rows), strict=True):
+        out.copy_(_merge_rows(some, thresholds, weights, reduce))
+    return merged
+
+
+def _merge_rows(coords: Tensor, thresholds: Tensor | None, weights: Tensor, reduce: Reduce) -> Tensor:
+    """`elect_and_merge` of some rows."""
     if thresholds is not None:
         limit = thresholds.to(coords.device)[:, None, None]
         coords = torch.where(coords.abs() >= limit, coords, 0.0)

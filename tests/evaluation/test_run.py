@@ -1,7 +1,10 @@
 """Whole evaluations of the tiny CLIP, recounted by slow and independent code."""
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import lightning as L
 import pandas as pd
@@ -11,9 +14,11 @@ import torch.nn.functional as F
 
 from knots.adapters import Adapter
 from knots.errors import KnotsError
-from knots.evaluation import Ensemble, EvaluationResult, Finetuned, Merged, Predictor, ZeroShot
+from knots.evaluation import Ensemble, EvaluationResult, Finetuned, Merged, Predictor, Speed, ZeroShot
 from knots.models.attach import fold
 from knots.models.clip import Clip
+from knots.suites.data import ImageArrays
+from knots.suites.tasks import ImageTask, Suite
 from knots.updates import Dense, LowRank
 from tests.evaluation.conftest import Score
 from tests.miniatures import MODULES, draw_noise, tiny_suite
@@ -181,11 +186,79 @@ def test_merging_happens_on_the_trainers_device(
     assert devices == [trainer.strategy.root_device]
 
 
-def test_reference_protocol_on_the_cpu_is_float32_and_says_so(score: Score):
-    plain, reference = score(ZeroShot()), score(ZeroShot(), protocol="reference")
-    pd.testing.assert_frame_equal(plain.predictions, reference.predictions)
+def slow_half_precision(clip: Clip, adapter: Adapter, suite: Suite) -> list[int]:
+    """Predictions by float16 autocast and logits times 100, of all of a task's images at once."""
+    predictions = []
+    for task in suite.tasks:
+        prompts = [[template.format(c) for template in task.templates] for c in task.classes]
+        text = torch.stack([F.normalize(clip.encode_text(p).mean(dim=0), dim=0) for p in prompts])
+        images = torch.from_numpy(draw_noise(task, "test").images)
+        with fold(clip.tower, adapter), torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
+            logits = clip(images).float() @ (100 * text).T
+        assert logits.dtype == torch.float16
+        predictions += logits.argmax(dim=1).tolist()
+    return predictions
+
+
+def test_the_reference_protocol_on_the_cpu_is_half_precision_per_task_and_says_so(
+    clip: Clip, score: Score, adapters: Sequence[Adapter]
+):
+    # Enough images that some of them fall to another class by rounding.
+    suite = tiny_suite({"numbers": 900, "patterns": 900, "digits": 900})
+    plain, reference = (
+        score(Merged(adapters[1]), protocol=protocol, suite=suite, batch_size=256)
+        for protocol in ("float32", "reference")
+    )
+    expected = slow_half_precision(clip, adapters[1], suite)
+    same = (reference.predictions["prediction"] == expected).mean()
+    assert same > 0.999
+    assert 0.9 < (reference.predictions["prediction"] == plain.predictions["prediction"]).mean() < same
+    joint = ["joint_prediction", "joint_rank"]
+    pd.testing.assert_frame_equal(plain.predictions[joint], reference.predictions[joint])
     assert plain.notes == ()
-    assert "float32" in reference.notes[0]
+    assert reference.notes == ("tasks were scored in the half precision of the CPU, not of a GPU",)
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "ensemble"])
+def test_speed_counts_every_image_once(name: str, score: Score, adapters: Sequence[Adapter]):
+    started = time.perf_counter()
+    speed = score(predictor(name, adapters)).speed
+    assert speed is not None
+    assert speed.images == 68
+    assert 0 < speed.waiting_seconds < speed.seconds < time.perf_counter() - started
+
+
+def test_speed_is_one_line():
+    line = "30,600 images in 12.3 s (2,488 images/s, 3 % of it waiting for data)"
+    assert str(Speed(30_600, 12.3, 0.37)) == line
+    assert str(Speed(0, 0.0, 0.0)) == "0 images in 0.0 s (0 images/s, 0 % of it waiting for data)"
+
+
+def test_a_split_may_hold_fewer_items_than_the_suite_promises(score: Score, monkeypatch: pytest.MonkeyPatch):
+    def shortened(task: ImageTask, split: str, cache_dir: Path) -> ImageArrays:
+        arrays = draw_noise(task, split)
+        return ImageArrays(arrays.images[2:], arrays.labels[2:])
+
+    monkeypatch.setattr("knots.evaluation.module.load_split", shortened)
+    result = score(ZeroShot())
+    assert result.n.tolist() == [19, 32, 11]
+    assert len(result.predictions) == result.speed.images == 62
+    assert result.accuracies == pytest.approx(result.correct / result.n)
+
+
+@pytest.mark.parametrize("where", ["scoring", "reading"])
+def test_no_thread_is_left_after_a_failure(where: str, score: Score, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: object, **__: object) -> None:
+        raise OSError("the disk is gone")
+
+    name = {
+        "scoring": "knots.evaluation.module.class_scores",
+        "reading": "knots.evaluation.batches._copied",
+    }[where]
+    monkeypatch.setattr(name, failing)
+    with pytest.raises(OSError, match="the disk is gone"):
+        score(ZeroShot(), batch_size=1)
+    assert not [t for t in threading.enumerate() if t.name.startswith("knots-batches")]
 
 
 def test_tasks_without_items_have_no_accuracy(score: Score):
