@@ -1,6 +1,6 @@
 """What precision costs: the shipped miniature in float32, bf16 and fp16 weights, and by both protocols.
 
-    uv run benchmarks/precision.py                    the test split; about ten minutes on two cores
+    uv run benchmarks/precision.py                    the test split; about ten minutes of one core
     uv run benchmarks/precision.py split=validation paths.output_dir=outputs/precision
 
 Runs knots_ties with its default options, the base and the fine-tuned adapters as `experiments/merge.py` does,

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from knots.adapters import Adapter
 from knots.errors import KnotsError
 from knots.evaluation import Ensemble, EvaluationResult, Finetuned, Merged, Predictor, Speed, ZeroShot
+from knots.evaluation.batches import Batch
+from knots.evaluation.module import SuiteEvaluation
 from knots.models.attach import fold
 from knots.models.clip import Clip
 from knots.suites.data import ImageArrays
@@ -334,3 +336,23 @@ def test_the_reference_protocol_scores_in_half_precision_on_the_gpu(score: Score
     joint = ["joint_prediction", "joint_rank"]
     pd.testing.assert_frame_equal(results[0].predictions[joint], results[1].predictions[joint])
     assert (results[0].predictions["prediction"] == results[1].predictions["prediction"]).mean() > 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("protocol", ["float32", "reference"])
+def test_scoring_reads_nothing_back_from_the_gpu(
+    protocol: str, score: Score, monkeypatch: pytest.MonkeyPatch
+):
+    step = SuiteEvaluation.test_step
+
+    def watched(self: SuiteEvaluation, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(self, batch, batch_idx, dataloader_idx)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(SuiteEvaluation, "test_step", watched)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(accelerator="gpu", devices=1, **quiet)
+    assert score(ZeroShot(), protocol=protocol, trainer=trainer).n.sum() == 68
