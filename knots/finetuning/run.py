@@ -78,7 +78,9 @@ def finetune_tasks(
     if suite.modality != "vision":
         raise KnotsError(f"suite {suite.name!r} is for {suite.modality}; fine-tuning takes suites of images")
     clip = load_clip(spec)
-    origin = Origin(spec.name, spec.base, spec.revision, suite.name)
+    # The commit that transformers downloaded says more than the name of a branch.
+    commit = getattr(clip.model.config, "_commit_hash", None)
+    origin = Origin(spec.name, spec.base, commit or spec.revision, suite.name)
     for one in suite.tasks:
         if not {one.name, "all"} & set(wanted):
             continue
