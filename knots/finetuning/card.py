@@ -25,7 +25,7 @@ class Origin:
     Attributes:
         model: how the model is called in tables.
         base: folder, `asset:` path or hub id.
-        revision: of a hub id; None is its main branch.
+        revision: commit, tag or branch of a hub id, where it is known.
         suite: the name of the suite that the task belongs to.
     """
 

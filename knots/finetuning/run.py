@@ -81,7 +81,9 @@ def finetune_tasks(
         raise KnotsError(f"suite {suite.name!r} is for {suite.modality}; fine-tuning takes suites of images")
     clip = load_clip(spec)
     reading = clip.reading(options or DataOptions())
-    origin = Origin(spec.name, spec.base, spec.revision, suite.name)
+    # The commit says more than the name of a branch.
+    commit = clip.base.identity.get("commit", spec.revision)
+    origin = Origin(spec.name, spec.base, commit, suite.name)
     for one in suite.tasks:
         if not {one.name, "all"} & set(wanted):
             continue

@@ -1,7 +1,9 @@
 """A full fine-tune is the change of every linear module, however its keys are called."""
 
+import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +141,19 @@ def test_a_source_that_is_not_there_is_named(clip, tmp_path):
         load_finetuned(tmp_path, clip, name="digits")
     with pytest.raises(KnotsError, match="revision='v1' is for models on the hub"):
         load_finetuned(tmp_path, clip, name="digits", revision="v1")
+
+
+def test_a_hub_id_goes_through_the_hub(clip, state, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo, files, *, one_of=(), kind="model", revision=None):
+        asked.append((repo, one_of, kind, revision))
+        return write(tmp_path / "cache", state)
+
+    monkeypatch.setitem(sys.modules, "knots.hub", SimpleNamespace(snapshot=snapshot))
+    adapter = load_finetuned("owner/clip-digits", clip, name="digits", revision="v1")
+    assert asked == [("owner/clip-digits", ("model.safetensors", "pytorch_model.bin"), "model", "v1")]
+    assert adapter.source == "owner/clip-digits"
 
 
 def test_nothing_is_warned_of_where_only_linear_modules_changed(clip, state, tmp_path):
