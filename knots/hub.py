@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -21,10 +20,37 @@ CLIENTS = frozenset({"huggingface_hub", "hf_xet", "datasets", "httpx", "httpx2",
 # These wrap the clients' errors in their own; an error without a client's behind it is theirs to tell.
 READERS = frozenset({"transformers", "peft"})
 
-LOCAL_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
-BUSY = frozenset({408, 429})
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 UNREACHABLE = frozenset({"LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"})
 BROKEN_OFF = frozenset({"TransportError", "TimeoutError", "RequestException", "ClientError"})
+
+LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"
+FAILED = "downloading {repo!r} from {hub} failed"
+AGAIN = "try again, files that are complete are kept"
+MESSAGES = {
+    "bad_id": "{repo!r} is neither a folder nor a hub id (owner/name): {line}",
+    "bad_token": "{hub} refuses the token that was sent for {repo!r}: it is wrong or expired; "
+    "set HF_TOKEN to a valid one, or log in anew with `hf auth login`",
+    "gated": "hub repository {repo!r} is gated: accept its terms at {page} and " + LOG_IN,
+    "no_revision": "hub repository {repo!r} has no revision {revision!r}; see {page}",
+    "unknown": "{no_copy} no such repository on {hub}; check the spelling, or "
+    + LOG_IN
+    + " if it is private",
+    "disabled": "hub repository {repo!r} has been disabled; use another copy of it",
+    "forbidden": "{hub} forbids access to {repo!r}: " + LOG_IN + " with a token that may read it",
+    "limited": FAILED + ": HTTP {status}, too many requests; wait and " + AGAIN,
+    "busy": FAILED + ": HTTP {status}, a fault of the hub; wait and " + AGAIN,
+    "incomplete": "the local copy of {repo!r} is incomplete ({lack}), and {hub} cannot be reached{offline}; "
+    "try again with a network",
+    "unreachable": "{no_copy} {hub} cannot be reached{offline} nor is all of it in the local cache; "
+    "check the network or {a_copy}",
+    "broken_off": FAILED + ": {line}; " + AGAIN,
+    "no_file": "hub repository {repo!r} has no file {file!r}; see {page}",
+    "script": "data set {repo!r} is a script, which is no longer run; use a copy with data files, or "
+    "revision='refs/convert/parquet'",
+    "unreadable": "reading {repo!r} from {hub} failed: {line}; see {page}",
+}
+"""What is said of each fault."""
 
 
 def snapshot(
@@ -85,15 +111,15 @@ def asking(repo: str, *, kind: Kind = "model", revision: str | None = None) -> I
     try:
         yield
     except Exception as error:
-        chain = _chain(error, before)
-        if not _from_clients(chain):
+        chain = _from_clients(_chain(error, before))
+        if not chain:
             raise
-        fault = next((e for e in chain if isinstance(e, OSError) and e.errno in LOCAL_FAULTS), None)
+        fault = next((link for link in chain if _of_the_disk(link)), None)
         if fault is error:
             raise
         if fault is not None:
             raise fault from None
-        raise KnotsError(_Question(repo, kind, revision).explain(chain)) from error
+        raise KnotsError(_explain(chain, repo, kind, revision)) from error
 
 
 def _download(repo: str, files: Sequence[str], kind: Kind, revision: str | None) -> Path:
@@ -117,125 +143,72 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 
 def _without(repo: str, one_of: Sequence[str], kind: Kind, folder: Path) -> str:
-    choices = " nor ".join(one_of)
-    neither = "neither " if len(one_of) > 1 else "not "
-    if _offline() or not _reachable(repo, kind, commit(folder)):
-        return _incomplete(repo, f"{neither}{choices} is there")
-    return f"hub repository {repo!r} has {neither}{choices}; check that it is the right one"
+    """What to say where none of the choices is there: only the hub knows whether it ever was."""
+    import huggingface_hub
+
+    lack = ("neither " if len(one_of) > 1 else "not ") + " nor ".join(one_of)
+    try:
+        huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=commit(folder), timeout=10)
+    except Exception:
+        return _say(MESSAGES["incomplete"], repo, kind, lack=f"{lack} is there")
+    return f"hub repository {repo!r} has {lack}; check that it is the right one"
 
 
-def _incomplete(repo: str, lack: str) -> str:
-    return (
-        f"the local copy of {repo!r} is incomplete ({lack}), and the hub ({_endpoint()}) cannot be "
-        f"reached{_offline()}; try again with a network"
+def _explain(chain: Sequence[BaseException], repo: str, kind: Kind, revision: str | None) -> str:
+    """One line for an error and what led to it, `chain[0]` being the client's."""
+    error = chain[0]
+    missing = re.search(r"missing \((.*?)\)\.", str(error))
+    return _say(
+        MESSAGES[_fault(chain)],
+        repo,
+        kind,
+        revision=revision,
+        status=_answer(chain)[0],
+        line=_line(error) + (f" ({_line(error.__cause__)})" if error.__cause__ else ""),
+        lack=f"{missing[1] if missing else 'a file'} is missing",
+        file=_asked_file(error),
     )
 
 
-def _reachable(repo: str, kind: Kind, revision: str) -> bool:
-    import huggingface_hub
+def _say(message: str, repo: str, kind: Kind, **details: object) -> str:
+    from huggingface_hub import constants
 
-    try:
-        huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
-    except Exception:
-        return False
-    return True
+    model = kind == "model"
+    return message.format(
+        repo=repo,
+        hub=f"the hub ({constants.ENDPOINT})",
+        page=f"{constants.ENDPOINT}/{'' if model else 'datasets/'}{repo}",
+        offline=" (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else "",
+        no_copy=f"no folder {repo!r}, and" if model else f"data set {repo!r}:",
+        a_copy="give the folder of a local copy" if model else "fill the cache with one",
+        **details,
+    )
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What was asked of the hub, and how to tell that it failed."""
-
-    repo: str
-    kind: Kind
-    revision: str | None
-
-    def explain(self, chain: Sequence[BaseException]) -> str:
-        """One line for an error and what led to it, `chain[0]` being what was raised."""
-        names = {base.__name__ for error in chain for base in type(error).__mro__}
-        status, sent_token = _answer(chain)
-        text = str(chain[0])
-        if "HFValidationError" in names:
-            return f"{self.repo!r} is neither a folder nor a hub id (owner/name): {_line(chain[0])}"
-        if status == 401 and sent_token:
-            return self._bad_token()
-        # `datasets` cuts the cause off its errors: the difference is only in their text.
-        if "GatedRepoError" in names or ("DatasetNotFoundError" in names and "gated" in text):
-            return self._gated()
-        if "RevisionNotFoundError" in names:
-            return (
-                f"hub repository {self.repo!r} has no revision {self.revision!r}; check its branches and tags"
-            )
-        if names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
-            return self._unknown()
-        if status in (401, 403):
-            return self._forbidden(chain)
-        if status is not None and (status in BUSY or status >= 500):
-            return self._busy(status)
-        if "IncompleteSnapshotError" in names:
-            return self._incomplete(text)
-        if names & UNREACHABLE:
-            return self._unreachable()
-        if names & BROKEN_OFF or "Consistency check failed" in text:
-            return self._failed(f"{_line(chain[0])}; try again, files that are complete are kept")
-        return self._failed(_deepest(chain)) if self.kind == "model" else self._unreadable(chain)
-
-    def _page(self) -> str:
-        return f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
-
-    def _no_copy(self) -> str:
-        """How a message starts where a model's id might also have been meant as a folder."""
-        return f"no folder {self.repo!r}, and" if self.kind == "model" else f"data set {self.repo!r}:"
-
-    def _bad_token(self) -> str:
-        return (
-            f"the hub ({_endpoint()}) refuses the token that was sent for {self.repo!r}: it is wrong "
-            "or expired; set HF_TOKEN to a valid one, or log in anew with `hf auth login`"
-        )
-
-    def _gated(self) -> str:
-        return (
-            f"hub repository {self.repo!r} is gated: accept its terms at {self._page()} and log in with "
-            "`hf auth login` (or set HF_TOKEN)"
-        )
-
-    def _unknown(self) -> str:
-        return (
-            f"{self._no_copy()} no such repository on the hub ({_endpoint()}); check the spelling, or "
-            "log in with `hf auth login` (or set HF_TOKEN) if it is private"
-        )
-
-    def _forbidden(self, chain: Sequence[BaseException]) -> str:
-        if any("disabled" in str(error) for error in chain):
-            return f"hub repository {self.repo!r} has been disabled; use another copy of it"
-        return (
-            f"the hub ({_endpoint()}) forbids access to {self.repo!r}: log in with `hf auth login` (or set "
-            "HF_TOKEN) with a token that may read it"
-        )
-
-    def _busy(self, status: int) -> str:
-        reason = "too many requests" if status == 429 else "the hub has a fault"
-        return self._failed(f"HTTP {status}, {reason}; wait and try again, files that are complete are kept")
-
-    def _incomplete(self, text: str) -> str:
-        missing = re.search(r"missing \((.*?)\)\.", text)
-        return _incomplete(self.repo, f"{missing[1] if missing else 'a file'} is missing")
-
-    def _unreachable(self) -> str:
-        return (
-            f"{self._no_copy()} the hub ({_endpoint()}) cannot be reached{_offline()} nor is all of it in "
-            "the local cache; check the network or give the folder of a local copy"
-        )
-
-    def _failed(self, reason: str) -> str:
-        return f"downloading {self.repo!r} from the hub ({_endpoint()}) failed: {reason}"
-
-    def _unreadable(self, chain: Sequence[BaseException]) -> str:
-        if "Dataset scripts are no longer supported" in str(chain[0]):
-            return (
-                f"data set {self.repo!r} is a script, which is no longer run; use a copy with data files, or "
-                "revision='refs/convert/parquet'"
-            )
-        return f"data set {self.repo!r} cannot be read: {_deepest(chain)}; check its page {self._page()}"
+def _fault(chain: Sequence[BaseException]) -> str:
+    """Which of `MESSAGES` an error and what led to it call for, the plainest sign first."""
+    names = {base.__name__ for error in chain for base in type(error).__mro__}
+    status, sent_token = _answer(chain)
+    text = str(chain[0])
+    unknown = bool(names & {"RepositoryNotFoundError", "DatasetNotFoundError"})
+    signs = {
+        "bad_id": "HFValidationError" in names,
+        "bad_token": status == 401 and sent_token,
+        # `datasets` cuts the cause off its error: the difference is only in the text.
+        "gated": "GatedRepoError" in names or (unknown and "is a gated dataset" in text),
+        "no_revision": "RevisionNotFoundError" in names,
+        "unknown": unknown,
+        "disabled": "DisabledRepoError" in names,
+        "forbidden": status in (401, 403),
+        "limited": status == 429,
+        "busy": status is not None and (status == 408 or status >= 500),
+        "incomplete": "IncompleteSnapshotError" in names,
+        "unreachable": bool(names & UNREACHABLE),
+        "broken_off": bool(names & BROKEN_OFF) or "Consistency check failed" in text,
+        "no_file": type(chain[0]).__name__ == "RemoteEntryNotFoundError",
+        "script": "Dataset scripts are no longer supported" in text,
+    }
+    return next((fault for fault, seen in signs.items() if seen), "unreadable")
 
 
 def _chain(error: BaseException, before: BaseException | None) -> list[BaseException]:
@@ -248,14 +221,22 @@ def _chain(error: BaseException, before: BaseException | None) -> list[BaseExcep
     return chain
 
 
-def _from_clients(chain: Sequence[BaseException]) -> bool:
-    error = chain[0]
-    if isinstance(error, KnotsError | MemoryError):
+def _from_clients(chain: list[BaseException]) -> list[BaseException]:
+    """The chain from the first error of a client on; empty if that is not what the block ended with."""
+    if isinstance(chain[0], KnotsError | MemoryError):
+        return []
+    first = 0
+    while first < len(chain) - 1 and _origin(chain[first]) in READERS:
+        first += 1
+    link = chain[first]
+    return chain[first:] if _origin(link) in CLIENTS or _classes(link) & CLIENTS else []
+
+
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether a local file is at fault; a forbidden one has a name, as a forbidden connection has not."""
+    if not isinstance(error, OSError):
         return False
-    origin = _origin(error)
-    if origin in READERS:
-        return any(_classes(link) & CLIENTS for link in chain)
-    return origin in CLIENTS or bool(_classes(error) & CLIENTS)
+    return error.errno in DISK_FAULTS or (isinstance(error, PermissionError) and error.filename is not None)
 
 
 def _classes(error: BaseException) -> set[str]:
@@ -282,22 +263,10 @@ def _answer(chain: Sequence[BaseException]) -> tuple[int | None, bool]:
     return None, False
 
 
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
-
-
-def _offline() -> str:
-    from huggingface_hub import constants
-
-    return " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-
-
-def _deepest(chain: Sequence[BaseException]) -> str:
-    """What was raised, and what caused it where that says more."""
-    cause = chain[0].__cause__
-    return _line(chain[0]) + (f" ({_line(cause)})" if cause is not None else "")
+def _asked_file(error: BaseException) -> str:
+    """The path in its repository of the file that an HTTP error is about."""
+    url = str(getattr(getattr(error, "response", None), "url", ""))
+    return url.partition("/resolve/")[2].partition("/")[2] or url
 
 
 def _line(error: BaseException) -> str:

@@ -48,19 +48,20 @@ class Hub:
         self.token: str | None = None
         self.requests: list[str] = []
         self.downloads: list[str] = []
+        self.running = True
         self._lock = threading.Lock()
-        self._server: Server | None = Server(self)
+        self._server = Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
     def stop(self) -> None:
         """Cut the network: from now on connections are refused."""
-        if self._server is not None:
+        if self.running:
+            self.running = False
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()
-            self._server = None
 
     def commit(self, repo: str, kind: str = "model") -> str:
         """The commit that the hub names for an id, or an id@revision: another one for other files."""

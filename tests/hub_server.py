@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ Content = bytes | Path
 Files = Mapping[str, Content]
 
 CHUNK = 1 << 20
+VERBS = ("revision", "tree", "paths-info", "resolve")
 
 REFUSALS: dict[str, tuple[int, str, str]] = {
     "private": (401, "RepoNotFound", "Invalid username or password."),
@@ -35,8 +37,9 @@ GATED = (403, "GatedRepo", "Access to this repository is restricted and you are 
 NOT_LOGGED_IN = (401, "GatedRepo", "Access to this repository is restricted. You must be authenticated.")
 """Of a gated repository the hub gives everything but the files."""
 
-BODY_FAULTS = ("drops", "truncates")
-"""The connection ends in the middle of a file; the file ends in the middle, and the headers agree with it."""
+BODY_FAULTS = ("drops", "truncates", "stalls")
+"""In the middle of a file: the connection ends; the file ends and the headers agree with it; nothing more
+comes for as long as the fault stands."""
 
 FAULTS = (*REFUSALS, "gated", *BODY_FAULTS)
 
@@ -86,25 +89,31 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         self.server.hub.requests.append(f"{self.command} {url.path}")
-        api = parts[0] == "api"
-        kind = "datasets" if "datasets" in parts[: 1 + api] else "models"
-        parts = parts[api + (api or kind == "datasets") :]
-        single = len(parts) == 1 or parts[1] in ("resolve", "revision", "tree", "paths-info")
+        if parts[0] == "api" and parts[1] not in ("models", "datasets"):
+            self.refuse(404, "", "Not found")
+            return
+        kind, parts = (parts[0], parts[1:]) if parts[0] == "datasets" else ("models", parts)
+        kind, parts = (parts[1], parts[2:]) if parts[0] == "api" else (kind, parts)
+        single = len(parts) == 1 or parts[1] in VERBS
         repo, rest = "/".join(parts[: 2 - single]), parts[2 - single :]
-        revisions = self.server.hub.revisions(kind, repo)
         verb, revision, path = (rest[0], rest[1], "/".join(rest[2:])) if rest else ("revision", "main", "")
+        self.answer(kind, repo, verb, revision, path)
+
+    def answer(self, kind: str, repo: str, verb: str, revision: str, path: str) -> None:
+        """Answer a request that was taken apart; `kind` is `models` or `datasets`."""
+        revisions = self.server.hub.revisions(kind, repo)
         if refusal := self.refusal(repo, bool(revisions), verb):
             self.refuse(*refusal)
         elif revision not in revisions:
             self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         elif verb == "revision":
-            self.give_json(self.info(kind, repo, revision))
+            self.give_json(self.info(repo, revisions[revision]))
         elif verb == "tree":
-            self.give_tree(revisions[revision], path, parse_qs(url.query))
+            self.give_tree(revisions[revision], path)
         elif verb == "paths-info":
             self.give_json([entry for path in self.wanted() for entry in entries(revisions[revision], path)])
         else:
-            self.give_file(kind, repo, revision, path)
+            self.give_file(repo, revisions[revision], path)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -122,9 +131,9 @@ class Handler(BaseHTTPRequestHandler):
     def refusal(self, repo: str, known: bool, verb: str) -> tuple[int, str, str] | None:
         """Status, code and message for a request that is refused."""
         hub = self.server.hub
-        if fault := hub.take_fault(repo, tuple(REFUSALS)):
-            return REFUSALS[fault]
         sent = self.headers.get("Authorization")
+        if fault := hub.take_fault(repo, tuple(REFUSALS)):
+            return REFUSALS["missing" if fault == "private" and sent else fault]
         if hub.token and sent and sent != f"Bearer {hub.token}":
             return REFUSALS["bad_token"]
         if not known:
@@ -133,9 +142,8 @@ class Handler(BaseHTTPRequestHandler):
             return GATED
         return NOT_LOGGED_IN if verb == "resolve" and repo in hub.gated and not sent else None
 
-    def info(self, kind: str, repo: str, revision: str) -> dict[str, object]:
+    def info(self, repo: str, files: Files) -> dict[str, object]:
         hub = self.server.hub
-        files = hub.revisions(kind, repo)[revision]
         return {
             "id": repo,
             "sha": commit_of(files),
@@ -147,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
             "lastModified": "2025-01-01T00:00:00.000Z",
         }
 
-    def give_tree(self, files: Files, folder: str, query: dict[str, list[str]]) -> None:
+    def give_tree(self, files: Files, folder: str) -> None:
+        query = parse_qs(urlsplit(self.path).query)
         recursive = query.get("recursive", ["false"])[0].lower() in ("true", "1")
         found = list(tree(files, folder, recursive))
         if found or not folder:
@@ -155,9 +164,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.refuse(404, "EntryNotFound", f"{folder} does not exist")
 
-    def give_file(self, kind: str, repo: str, revision: str, path: str) -> None:
+    def give_file(self, repo: str, files: Files, path: str) -> None:
         hub = self.server.hub
-        files = hub.revisions(kind, repo)[revision]
         commit = {"X-Repo-Commit": commit_of(files)}
         if path not in files:
             self.refuse(404, "EntryNotFound", "Entry not found", **commit)
@@ -177,6 +185,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             hub.downloads.append(f"{repo}/{path}")
             self.send(content, start, half if fault else stop)
+            while fault == "stalls" and hub.running and hub.faults.get(repo) == "stalls":
+                time.sleep(0.02)
 
     def send(self, content: Content, start: int, stop: int) -> None:
         if isinstance(content, bytes):
