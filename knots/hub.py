@@ -229,7 +229,8 @@ def _from_clients(chain: list[BaseException]) -> list[BaseException]:
     while first < len(chain) - 1 and _origin(chain[first]) in READERS:
         first += 1
     link = chain[first]
-    return chain[first:] if _origin(link) in CLIENTS or _classes(link) & CLIENTS else []
+    known = _origin(link) in CLIENTS or _classes(link) & CLIENTS or _of_the_disk(link)
+    return chain[first:] if known else []
 
 
 def _of_the_disk(error: BaseException) -> bool:

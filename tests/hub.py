@@ -16,12 +16,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from knots.errors import KnotsError
 from tests.hub_server import Content, Files, Server, commit_of
 
 CLIENT_VARIABLES = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_")
@@ -108,6 +109,15 @@ class Hub:
 def files_of(folder: Path) -> dict[str, Content]:
     """A repository with the files of a folder."""
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def message_of(ask: Callable[[], object]) -> str:
+    """The message of the mistake that asking ends with, which is one line."""
+    with pytest.raises(KnotsError) as caught:
+        ask()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.fixture
