@@ -219,7 +219,7 @@ def test_unlisted_partial_copy_is_named(stocked: Hub) -> None:
     stocked.stop()
     assert client.snapshot("me/clip", ["config.json", "tokenizer.json"]) == folder
     assert re.search(
-        r"local copy of 'me/clip' is incomplete \(neither \S+ nor \S+ is there\)|nor is all of it in the local cache",
+        r"copy of .me/clip. is incomplete .neither \S+ nor \S+ is there|nor is all of it in the local cache",
         message_of(clip_from_snapshot),
     )
 
