@@ -80,13 +80,17 @@ def write_cached(
     with whole_file(folder / "images.npy") as file:
         start = file.write(_header((0, *shape), "|u1"))
         for pictures, theirs in pieces:
-            good = [place for place, picture in enumerate(pictures) if not isinstance(picture, Broken)]
-            broken += [f"{p.name} ({p.reason})" for p in pictures if isinstance(p, Broken)]
-            labels += [int(theirs[place]) for place in good]
-            content = b"".join(_bytes(pictures[place], shape) for place in good)
-            file.write(content)
-            if content:
-                checksums.append([len(content), zlib.crc32(content)])
+            length, checksum = 0, 0
+            for picture, label in zip(pictures, theirs, strict=True):
+                if isinstance(picture, Broken):
+                    broken.append(f"{picture.name} ({picture.reason})")
+                    continue
+                content = _bytes(picture, shape)
+                length, checksum = length + file.write(content), zlib.crc32(content, checksum)
+                labels.append(int(label))
+            if length:
+                checksums.append([length, checksum])
+            del pictures  # before the next ones are made
         file.seek(0)
         assert file.write(_header((len(labels), *shape), "|u1")) == start
     numbers = np.array(labels, dtype="<i8").tobytes()
@@ -106,8 +110,7 @@ def _header(shape: tuple[int, ...], dtype: str) -> bytes:
     return file.getvalue()
 
 
-def _bytes(picture: Pixels | Broken, shape: tuple[int, int, int]) -> bytes:
-    assert not isinstance(picture, Broken)
+def _bytes(picture: Pixels, shape: tuple[int, int, int]) -> bytes:
     if picture.dtype != np.uint8 or picture.shape != shape:
         raise KnotsError(f"a picture is {picture.dtype} {picture.shape}, not uint8 {shape}")
     return picture.tobytes()

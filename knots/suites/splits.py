@@ -130,7 +130,8 @@ def choose(task: ImageTask, split: str, labels: Indices, cache_dir: Path) -> Ind
     if part is None or not _cut(part, split):
         return np.arange(n, dtype=np.int64)
     if part.indices is None:
-        order = np.random.default_rng(part.seed).permutation(n)
+        # Unlike `Generator.permutation`, the raw stream is promised to be the same in every version of NumPy.
+        order = np.argsort(np.random.PCG64(part.seed).random_raw(n), kind="stable")
     else:
         _check_order(task.name, part.order, labels)
         order = read_indices(part.indices, task.name, n, cache_dir)
