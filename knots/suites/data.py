@@ -105,7 +105,8 @@ def prepare(
             failures.append(str(error))
     if failures:
         ready = len(tasks) - len(failures)
-        kept = f" (the data of the other {ready} tasks is ready and kept)" if ready else ""
+        others = "other task" if ready == 1 else f"other {ready} tasks"
+        kept = f" (the data of the {others} is ready and kept)" if ready else ""
         raise KnotsError("; ".join(dict.fromkeys(failures)) + kept)
 
 

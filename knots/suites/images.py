@@ -5,6 +5,7 @@ A folder may hold parquet files or one folder of pictures a class, or be a copy 
 
 from __future__ import annotations
 
+import glob
 import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,8 +42,8 @@ class Rows:
     column: str
 
     def raw(self, items: Sequence[int]) -> list[dict[str, Any]]:
-        """Encoded pictures, each with `bytes` or a `path`."""
-        return list(self.table[list(items)][self.column])
+        """Encoded pictures, each with `bytes` or a `path`, or with neither where there is none."""
+        return [raw or {"bytes": None, "path": None} for raw in self.table[list(items)][self.column]]
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def open_rows(task: ImageTask, listing: Listing, split: str, cache_dir: Path) ->
         with hub.asking(listing.path, kind="dataset"), about_data(listing.path), no_bars():
             table = datasets.load_dataset(
                 listing.builder,
-                data_files=files,
+                data_files={name: [glob.escape(file) for file in theirs] for name, theirs in files.items()},
                 split=split,
                 cache_dir=scratch,
                 verification_mode="no_checks",
@@ -126,8 +127,10 @@ def _check_numbers(names: Sequence[str], task: ImageTask, where: str) -> None:
 def decode(raw: Mapping[str, Any]) -> Image.Image:
     """Decode a picture as it is stored, not turned by its EXIF data.
 
-    Whatever is wrong with it raises an exception of Pillow's.
+    Whatever is wrong with it raises an exception, most of them Pillow's.
     """
+    if raw["bytes"] is None and raw["path"] is None:
+        raise ValueError("there is no picture")
     content = raw["bytes"] if raw["bytes"] is not None else Path(raw["path"]).read_bytes()
     try:
         picture = Image.open(io.BytesIO(content))

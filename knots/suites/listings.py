@@ -26,6 +26,7 @@ from knots.files import write_whole
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT_SECONDS = 20
 REMOTE = re.compile(r"hf://datasets/[^@]+@(?P<commit>[^/]+)/(?P<name>.+)")
 
 SPLIT_OF = {
@@ -110,12 +111,15 @@ def list_split(source: Mapping[str, Any], split: str, cache_dir: Path) -> Listin
 
 
 def _ask_once(path: str, revision: str | None, config: str | None, split: str, memo: Path) -> Listing:
-    """Ask the hub, or read what it answered before where that cannot have changed or it cannot be reached."""
+    """Ask the hub, or read what it answered before where the commit is the same or cannot be asked for."""
     known = _remembered(memo)
     if known is not None and revision is not None and COMMIT.fullmatch(str(revision)):
         return known
     try:
-        listing = _ask(path, revision, config, split)
+        commit = _commit(path, revision)
+        if known is not None and known.commit == commit:
+            return known
+        listing = _ask(path, commit, config, split)
     except KnotsError as error:
         if known is None:
             raise
@@ -123,6 +127,15 @@ def _ask_once(path: str, revision: str | None, config: str | None, split: str, m
         return known
     write_whole(memo, json.dumps(vars(listing)).encode())
     return listing
+
+
+def _commit(path: str, revision: str | None) -> str:
+    """The commit of a hub id. Without a network `datasets` would try for minutes."""
+    import huggingface_hub
+
+    with hub.asking(path, kind="dataset", revision=revision):
+        info = huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=COMMIT_SECONDS)
+    return str(info.sha)
 
 
 def _remembered(memo: Path) -> Listing | None:
@@ -141,6 +154,7 @@ def _ask(path: str, revision: str | None, config: str | None, split: str) -> Lis
         tempfile.TemporaryDirectory() as scratch,  # `datasets` leaves a lock behind
         hub.asking(path, kind="dataset", revision=revision),
         about_data(path),
+        _about_config(path, config),
         no_bars(),
     ):
         builder = datasets.load_dataset_builder(path, name=config, revision=revision, cache_dir=scratch)
@@ -154,6 +168,21 @@ def _ask(path: str, revision: str | None, config: str | None, split: str) -> Lis
     if kind == "imagefolder":
         return Listing(path, kind, _once_each(files), commit)
     raise KnotsError(f"data set {path!r} holds {kind} files; parquet files or folders of images are read")
+
+
+@contextmanager
+def _about_config(path: str, config: str | None) -> Iterator[None]:
+    """Name the configurations of a data set that has several, where none or another is asked for."""
+    try:
+        yield
+    except ValueError as error:
+        listed = re.search(r"vailable[^\[]*\[(.*?)\]", str(error), re.DOTALL)
+        if not str(error).startswith(("Config name", "BuilderConfig")) or listed is None:
+            raise
+        names = re.findall(r"'(.+?)'", listed[1])
+        if config is not None:
+            raise unknown(f"config of data set {path!r}:", config, names) from error
+        raise KnotsError(f"data set {path!r} needs a `config` (known: {', '.join(names)})") from error
 
 
 def _relative(found: Mapping[str, list[str]], path: str) -> tuple[dict[str, tuple[str, ...]], str | None]:
@@ -192,7 +221,7 @@ def _once_each(files: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...
 
 @contextmanager
 def about_data(path: str) -> Iterator[None]:
-    """Name the folder in complaints of `datasets` about its content; a full disk stays an `OSError`.
+    """Name the data set in complaints of `datasets` about its content; a full disk stays an `OSError`.
 
     Raises:
         KnotsError: `datasets` cannot read the folder. Complaints about a hub id pass unchanged.
@@ -203,11 +232,11 @@ def about_data(path: str) -> Iterator[None]:
         yield
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         cause = error.__cause__ or error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         if isinstance(error, KnotsError) or not Path(path).is_dir():
             raise
         if isinstance(cause, OSError) and cause.errno in hub.DISK_FAULTS:
             raise cause from None
-        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise KnotsError(f"data in {path!r} cannot be read: {reason}") from error
 
 

@@ -171,10 +171,19 @@ def _decoded(raw: Mapping[str, Any], name: str, transform: Transform) -> Pixels 
     try:
         return transform(images.decode(raw))
     except Exception as error:  # a damaged file makes decoders stumble in any way
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
-            raise  # the machine's trouble, not the picture's: it must not be remembered as broken
+        if _of_the_machine(error):
+            raise
         label = f"{name}, {Path(raw['path']).name}" if raw.get("path") else name
         return Broken(label, (str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether this is no fault of the picture, which then must not be remembered as broken."""
+    if isinstance(error, FileNotFoundError):
+        return False
+    return isinstance(error, MemoryError | Warning) or (
+        isinstance(error, OSError) and error.errno is not None
+    )
 
 
 def _images_identity(task: ImageTask, split: str, root: Path) -> Mapping[str, Any]:
