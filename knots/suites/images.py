@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 from knots import hub
 from knots.errors import KnotsError, unknown
-from knots.suites.listings import Listing, about_data, content_of, list_split, no_bars
+from knots.suites.hf_datasets import about_data, no_bars
+from knots.suites.listings import Listing, content_of, list_split
 from knots.suites.tasks import ImageTask
 
 __all__ = ["Listing", "Rows", "content_of", "decode", "list_split", "open_rows"]

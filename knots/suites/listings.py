@@ -13,15 +13,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from knots import hub
 from knots.errors import KnotsError, unknown
 from knots.files import write_whole
+from knots.suites.hf_datasets import about_config, about_data, no_bars
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ class Listing:
 def list_split(source: Mapping[str, Any], split: str, cache_dir: Path) -> Listing:
     """Find the files of one split.
 
-    What the hub answered is kept below `cache_dir`, so that without a network the same commit is used again.
+    What the hub answered is kept below `cache_dir`, so that without a network the same commit is used again;
+    a copy in the hub's cache, say by `hf download`, serves as well.
 
     Args:
         source: `path`, `revision` and `config` of the data set.
@@ -95,7 +96,7 @@ def list_split(source: Mapping[str, Any], split: str, cache_dir: Path) -> Listin
         cache_dir: root of the caches.
 
     Raises:
-        KnotsError: the data set or the split is not there, or cannot be reached and was never listed here.
+        KnotsError: the data set or the split is not there, or cannot be reached and was never here.
     """
     path, revision, config = str(source["path"]), source.get("revision"), source.get("config")
     folder = Path(path).expanduser().absolute()
@@ -121,9 +122,10 @@ def _ask_once(path: str, revision: str | None, config: str | None, split: str, m
             return known
         listing = _ask(path, commit, config, split)
     except KnotsError as error:
+        known = known or _in_hub_cache(path, revision, config, split)
         if known is None:
             raise
-        log.warning("%s; using commit %s, which was listed before", error, known.commit)
+        log.warning("%s; using commit %s, which is here", error, known.commit)
         return known
     write_whole(memo, json.dumps(vars(listing)).encode())
     return listing
@@ -136,6 +138,20 @@ def _commit(path: str, revision: str | None) -> str:
     with hub.asking(path, kind="dataset", revision=revision):
         info = huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=COMMIT_SECONDS)
     return str(info.sha)
+
+
+def _in_hub_cache(path: str, revision: str | None, config: str | None, split: str) -> Listing | None:
+    """From what was downloaded without us. Should some of it be missing, the number of items will tell."""
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            path, repo_type="dataset", revision=revision, local_files_only=True
+        )
+        copy = _ask(str(folder), None, config, split)
+    except (huggingface_hub.errors.LocalEntryNotFoundError, KnotsError):
+        return None
+    return replace(copy, path=path, commit=Path(folder).name)
 
 
 def _remembered(memo: Path) -> Listing | None:
@@ -154,7 +170,7 @@ def _ask(path: str, revision: str | None, config: str | None, split: str) -> Lis
         tempfile.TemporaryDirectory() as scratch,  # `datasets` leaves a lock behind
         hub.asking(path, kind="dataset", revision=revision),
         about_data(path),
-        _about_config(path, config),
+        about_config(path, config),
         no_bars(),
     ):
         builder = datasets.load_dataset_builder(path, name=config, revision=revision, cache_dir=scratch)
@@ -168,21 +184,6 @@ def _ask(path: str, revision: str | None, config: str | None, split: str) -> Lis
     if kind == "imagefolder":
         return Listing(path, kind, _once_each(files), commit)
     raise KnotsError(f"data set {path!r} holds {kind} files; parquet files or folders of images are read")
-
-
-@contextmanager
-def _about_config(path: str, config: str | None) -> Iterator[None]:
-    """Name the configurations of a data set that has several, where none or another is asked for."""
-    try:
-        yield
-    except ValueError as error:
-        listed = re.search(r"vailable[^\[]*\[(.*?)\]", str(error), re.DOTALL)
-        if not str(error).startswith(("Config name", "BuilderConfig")) or listed is None:
-            raise
-        names = re.findall(r"'(.+?)'", listed[1])
-        if config is not None:
-            raise unknown(f"config of data set {path!r}:", config, names) from error
-        raise KnotsError(f"data set {path!r} needs a `config` (known: {', '.join(names)})") from error
 
 
 def _relative(found: Mapping[str, list[str]], path: str) -> tuple[dict[str, tuple[str, ...]], str | None]:
@@ -217,43 +218,6 @@ def _once_each(files: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...
         split: tuple(name for name in dict.fromkeys(names) if belongs(name, split))
         for split, names in files.items()
     }
-
-
-@contextmanager
-def about_data(path: str) -> Iterator[None]:
-    """Name the data set in complaints of `datasets` about its content; a full disk stays an `OSError`.
-
-    Raises:
-        KnotsError: `datasets` cannot read the folder. Complaints about a hub id pass unchanged.
-    """
-    import datasets
-
-    try:
-        yield
-    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        if isinstance(error, KnotsError) or not Path(path).is_dir():
-            raise
-        if isinstance(cause, OSError) and cause.errno in hub.DISK_FAULTS:
-            raise cause from None
-        raise KnotsError(f"data in {path!r} cannot be read: {reason}") from error
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which go into log files too; a user's own choice stands."""
-    import datasets
-    from datasets.utils import are_progress_bars_disabled
-
-    if datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
 
 
 def content_of(listing: Listing, cache_dir: Path) -> str:
