@@ -125,13 +125,34 @@ def asking(repo: str, *, kind: Kind = "model", revision: str | None = None) -> I
 def _download(repo: str, files: Sequence[str], kind: Kind, revision: str | None) -> Path:
     import huggingface_hub
 
-    with asking(repo, kind=kind, revision=revision):
+    with asking(repo, kind=kind, revision=revision), _bars():
         path = huggingface_hub.snapshot_download(
             repo, repo_type=kind, revision=revision, allow_patterns=list(files)
         )
     if not Path(path).exists():  # the repository has none of the files
         Path(path).mkdir(parents=True)
     return Path(path)
+
+
+@contextmanager
+def _bars() -> Iterator[None]:
+    """Progress bars on a terminal only: the client draws some of them into log files too."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    chosen = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
+    if chosen or sys.stderr.isatty():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _holds(folder: Path, pattern: str) -> bool:

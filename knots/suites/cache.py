@@ -5,14 +5,16 @@ Shapes: N items, H height, W width.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,35 +78,39 @@ def write_cached(
     broken: list[str] = []
     checksums = []
     with whole_file(folder / "images.npy") as file:
-        start = _write_header(file, (0, *shape))
+        start = file.write(_header((0, *shape), "|u1"))
         for pictures, theirs in pieces:
-            good = [place for place, picture in enumerate(pictures) if not isinstance(picture, Broken)]
-            broken += [f"{p.name} ({p.reason})" for p in pictures if isinstance(p, Broken)]
-            labels += [int(theirs[place]) for place in good]
-            content = b"".join(_bytes(pictures[place], shape) for place in good)
-            file.write(content)
-            if content:
-                checksums.append([len(content), zlib.crc32(content)])
+            length, checksum = 0, 0
+            for picture, label in zip(pictures, theirs, strict=True):
+                if isinstance(picture, Broken):
+                    broken.append(f"{picture.name} ({picture.reason})")
+                    continue
+                content = _bytes(picture, shape)
+                length, checksum = length + file.write(content), zlib.crc32(content, checksum)
+                labels.append(int(label))
+            if length:
+                checksums.append([length, checksum])
+            del pictures  # before the next ones are made
         file.seek(0)
-        assert _write_header(file, (len(labels), *shape)) == start
-    with whole_file(folder / "labels.npy") as file:
-        np.save(file, np.array(labels, dtype=np.int64))
+        assert file.write(_header((len(labels), *shape), "|u1")) == start
+    numbers = np.array(labels, dtype="<i8").tobytes()
+    write_whole(folder / "labels.npy", _header((len(labels),), "<i8") + numbers)
     manifest = {
         "images": {"shape": [len(labels), *shape], "crc32": checksums},
-        "labels": {"shape": [len(labels)], "crc32": zlib.crc32(np.array(labels, dtype=np.int64).tobytes())},
+        "labels": {"shape": [len(labels)], "crc32": zlib.crc32(numbers)},
         "broken": broken,
     }
     write_whole(folder / MANIFEST, json.dumps(manifest).encode())
 
 
-def _write_header(file: IO[Any], shape: tuple[int, ...]) -> int:
-    """Write the header of a .npy file; its length does not depend on N, for which NumPy leaves room."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return file.tell()
+def _header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """The header of a .npy file; its length does not depend on N, for which NumPy leaves room."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
-def _bytes(picture: Pixels | Broken, shape: tuple[int, int, int]) -> bytes:
-    assert not isinstance(picture, Broken)
+def _bytes(picture: Pixels, shape: tuple[int, int, int]) -> bytes:
     if picture.dtype != np.uint8 or picture.shape != shape:
         raise KnotsError(f"a picture is {picture.dtype} {picture.shape}, not uint8 {shape}")
     return picture.tobytes()
@@ -114,10 +120,8 @@ def read_cached(folder: Path) -> ImageArrays | None:
     """The cached arrays, or None where they are absent or not what the manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
-        for name, array in (("images", images), ("labels", labels)):
-            if list(array.shape) != manifest[name]["shape"]:
-                raise ValueError(f"{name}.npy is not what was written")
+        images = _mapped(folder / "images.npy", tuple(manifest["images"]["shape"]), "|u1")
+        labels = _mapped(folder / "labels.npy", tuple(manifest["labels"]["shape"]), "<i8")
         if zlib.crc32(np.asarray(labels).tobytes()) != manifest["labels"]["crc32"]:
             raise ValueError("labels.npy is not what was written")
         _check_once(folder / "images.npy", images, manifest["images"]["crc32"])
@@ -127,6 +131,21 @@ def read_cached(folder: Path) -> ImageArrays | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         log.warning("the cache in %s is damaged (%s) and is built again", folder, error)
         return None
+
+
+def _mapped(file: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    """The array in a .npy file, mapped into memory.
+
+    Raises:
+        ValueError: its header or its length is not what this shape and type make.
+    """
+    header = _header(shape, dtype)
+    with file.open("rb") as content:
+        found = content.read(len(header))
+    length = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
+    if found != header or file.stat().st_size != length:
+        raise ValueError(f"{file.name} is not what was written")
+    return np.memmap(file, dtype, mode="r", offset=len(header), shape=shape)
 
 
 def _check_once(file: Path, images: Pixels, checksums: Sequence[Sequence[int]]) -> None:

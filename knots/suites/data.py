@@ -85,7 +85,7 @@ def load_split(
         cached = read_cached(folder)
         if cached is None:
             raise OSError(f"the cache in {folder} was written but cannot be read back")
-    _tell_broken(cached.broken, task, split, reading)
+    _tell_broken(cached, task, split, reading)
     return cached
 
 
@@ -105,7 +105,8 @@ def prepare(
             failures.append(str(error))
     if failures:
         ready = len(tasks) - len(failures)
-        kept = f" (the data of the other {ready} tasks is ready and kept)" if ready else ""
+        others = "other task" if ready == 1 else f"other {ready} tasks"
+        kept = f" (the data of the {others} is ready and kept)" if ready else ""
         raise KnotsError("; ".join(dict.fromkeys(failures)) + kept)
 
 
@@ -181,13 +182,14 @@ def _check(items: Items, task: ImageTask, split: str) -> None:
         )
 
 
-def _tell_broken(broken: tuple[str, ...], task: ImageTask, split: str, reading: Reading) -> None:
+def _tell_broken(arrays: ImageArrays, task: ImageTask, split: str, reading: Reading) -> None:
     """Name and count pictures that could not be decoded; refuse them unless they are to be skipped."""
+    broken = arrays.broken
     if not broken:
         return
     shown = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else "")
     where = f"the {split} split of task {task.name!r}"
-    message = f"{where}: {len(broken)} of {task.size(split)} images are broken: {shown}"
+    message = f"{where}: {len(broken)} of {len(arrays) + len(broken)} images are broken: {shown}"
     if not reading.skip_broken:
         raise KnotsError(f"{message}. Replace them, or leave them out with data.skip_broken=true")
     log.warning("%s. They are left out", message)

@@ -23,7 +23,7 @@ from knots.errors import KnotsError, unknown
 from knots.suites import images, miniature
 from knots.suites.cache import Broken, ImageArrays, Pixels
 from knots.suites.miniature.canvas import SIZE
-from knots.suites.splits import HELD_OUT_KEYS, choose, indices_content, split_in_data
+from knots.suites.splits import choose, held_out_identity, split_in_data
 from knots.suites.tasks import ImageTask
 from knots.suites.transforms import KINDS, Transform
 
@@ -47,7 +47,7 @@ class DataOptions:
             raise unknown("data.transform", str(self.transform), KINDS)
         if not isinstance(self.skip_broken, bool):
             raise KnotsError(f"data.skip_broken={self.skip_broken!r}; true or false is needed")
-        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
+        if self.workers is not None and (type(self.workers) is not int or self.workers < 1):
             raise KnotsError(
                 f"data.workers={self.workers!r}; a whole number of 1 or more, or null, is needed"
             )
@@ -171,20 +171,29 @@ def _decoded(raw: Mapping[str, Any], name: str, transform: Transform) -> Pixels 
     try:
         return transform(images.decode(raw))
     except Exception as error:  # a damaged file makes decoders stumble in any way
+        if _of_the_machine(error):
+            raise
         label = f"{name}, {Path(raw['path']).name}" if raw.get("path") else name
-        return Broken(label, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return Broken(label, (str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether this is no fault of the picture, which then must not be remembered as broken."""
+    if isinstance(error, FileNotFoundError):
+        return False
+    return isinstance(error, MemoryError | Warning) or (
+        isinstance(error, OSError) and error.errno is not None
+    )
 
 
 def _images_identity(task: ImageTask, split: str, root: Path) -> Mapping[str, Any]:
     name = split_in_data(task, split)
-    held_out = task.source.get("validation") or {}
     return {
         "content": images.content_of(images.list_split(task.source, name, root), root),
         "config": task.source.get("config"),
         "columns": [task.source.get(key, key) for key in ("image", "label")],
         "split": name,
-        "held_out": {key: held_out.get(key) for key in HELD_OUT_KEYS if key in ("part_of", "share", "seed")},
-        "indices": indices_content(task, root),
+        "held_out": held_out_identity(task, split, root),
     }
 
 

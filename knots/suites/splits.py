@@ -7,11 +7,14 @@ file of the official implementation. What is held out is in no other split.
 from __future__ import annotations
 
 import hashlib
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -61,12 +64,31 @@ def held_out(task: ImageTask) -> HeldOut | None:
     for key in config:
         if key not in HELD_OUT_KEYS:
             raise unknown(f"key of {where}", str(key), HELD_OUT_KEYS)
+    for key in ("part_of", "share"):
+        if key not in config:
+            raise KnotsError(f"{where} lacks {key!r}, got {dict(config)!r}")
     part = HeldOut(**config)
     if part.part_of not in ("train", "test"):
         raise unknown(f"split in {where}.part_of:", str(part.part_of), ("train", "test"))
     if not (isinstance(part.share, float) and 0 < part.share < 1):
         raise KnotsError(f"{where}.share={part.share!r}; allowed: a fraction, 0 < share < 1")
+    if type(part.seed) is not int or part.seed < 0:
+        raise KnotsError(f"{where}.seed={part.seed!r}; a whole number of 0 or more is needed")
+    if part.indices is not None and not isinstance(part.indices, str):
+        raise KnotsError(f"{where}.indices={part.indices!r}; a path, a URL or null is needed")
+    if not (part.order is None or part.order == "sorted" or _are_labels(part.order)):
+        raise KnotsError(
+            f"{where}.order={part.order!r}; the labels of the first items as [7,2,1], or `sorted`, or null "
+            "is needed"
+        )
     return part
+
+
+def _are_labels(order: object) -> bool:
+    """Whether this is a list of at least one label."""
+    if isinstance(order, str) or not isinstance(order, Sequence):
+        return False
+    return len(order) > 0 and all(type(label) is int for label in order)
 
 
 def split_in_data(task: ImageTask, split: str) -> str:
@@ -78,8 +100,11 @@ def split_in_data(task: ImageTask, split: str) -> str:
     part = held_out(task)
     names = task.source.get("splits", {})
     ours = part.part_of if part is not None and split == "validation" else split
-    if not isinstance(names, Mapping) or ours not in names:
-        raise unknown(f"split of the source of task {task.name!r}:", ours, names or ())
+    if not isinstance(names, Mapping):
+        raise KnotsError(f"task {task.name!r}: source.splits must map splits to names, got {names!r}")
+    names = {name: called for name, called in names.items() if called is not None}
+    if ours not in names:
+        raise unknown(f"split of the source of task {task.name!r}:", ours, names)
     shared = [other for other in names if other != ours and names[other] == names[ours]]
     if shared:
         raise KnotsError(
@@ -102,15 +127,21 @@ def choose(task: ImageTask, split: str, labels: Indices, cache_dir: Path) -> Ind
         KnotsError: the index file cannot be read, is no permutation of N items, or counts another order.
     """
     part, n = held_out(task), len(labels)
-    if part is None or split not in ("validation", part.part_of):
+    if part is None or not _cut(part, split):
         return np.arange(n, dtype=np.int64)
     if part.indices is None:
-        order = np.random.default_rng(part.seed).permutation(n)
+        # Unlike `Generator.permutation`, the raw stream is promised to be the same in every version of NumPy.
+        order = np.argsort(np.random.PCG64(part.seed).random_raw(n), kind="stable")
     else:
         _check_order(task.name, part.order, labels)
         order = read_indices(part.indices, task.name, n, cache_dir)
     taken = int(n * part.share)
     return np.sort(order[:taken] if split == "validation" else order[taken:])
+
+
+def _cut(part: HeldOut, split: str) -> bool:
+    """Whether the split is one of the two that share a split of the data set."""
+    return split in ("validation", part.part_of)
 
 
 def _check_order(task: str, order: Sequence[int] | str | None, labels: Indices) -> None:
@@ -123,8 +154,8 @@ def _check_order(task: str, order: Sequence[int] | str | None, labels: Indices) 
     if order == "sorted":
         holds, expected = bool((np.diff(labels) >= 0).all()), "sorted by class"
     else:
-        first = [int(label) for label in order]
-        holds, expected = labels[: len(first)].tolist() == first, f"first labels {first}"
+        first = list(order)
+        holds, expected = labels[: len(first)].tolist() == first, f"in an order that begins with {first}"
     if not holds:
         shown = labels[:20].tolist()
         raise KnotsError(
@@ -144,9 +175,14 @@ def read_indices(place: str, task: str, n: int, cache_dir: Path) -> Indices:
     if isinstance(values, Mapping):
         key = place.partition("#")[2] or (task if task in values or len(values) != 1 else next(iter(values)))
         if key not in values:
-            raise unknown(f"tensor of {where} (name one with `#name`):", key, values)
+            raise unknown(f"tensor of {where} (name one with `#name`):", key, map(str, values))
         values = values[key]
-    order = np.asarray(values).reshape(-1)
+    try:
+        order = np.asarray(values).reshape(-1)
+    except (ValueError, TypeError) as error:
+        raise KnotsError(f"{where} holds no list of whole numbers: {error}") from error
+    if order.size and not np.issubdtype(order.dtype, np.integer):
+        raise KnotsError(f"{where} holds {order.dtype}, not whole numbers")
     if len(order) != n or not np.array_equal(np.sort(order), np.arange(n)):
         raise KnotsError(f"{where} holds {len(order)} numbers, not a permutation of the split's {n} items")
     return order.astype(np.int64)
@@ -156,7 +192,10 @@ def _local(place: str, task: str, cache_dir: Path) -> tuple[Path, str]:
     """The file on this machine, and how messages call it."""
     address = place.partition("#")[0]
     where = f"task {task!r}: index file {address!r}"
-    path = _downloaded(address, where, cache_dir) if "://" in address else Path(address).expanduser()
+    if "://" in address:
+        path = _downloaded(address, where, cache_dir)
+        return path, f"{where} (kept as {path})"
+    path = Path(address).expanduser()
     if not path.is_file():
         raise KnotsError(f"{where} is not there")
     return path, where
@@ -167,7 +206,9 @@ def _read(path: Path, where: str) -> Any:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # damaged bytes make either reader stumble in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise KnotsError(f"{where} cannot be read: {reason}") from error
@@ -175,21 +216,33 @@ def _read(path: Path, where: str) -> Any:
 
 def _downloaded(url: str, where: str, cache_dir: Path) -> Path:
     """The local copy of a URL, kept for good: an index file does not change."""
-    suffix = Path(url).suffix
+    suffix = Path(urlsplit(url).path).suffix
     path = cache_dir / "indices" / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}{suffix}"
     if not path.is_file():
         try:
             with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as answer:
                 write_whole(path, answer.read())
-        except (OSError, ValueError) as error:
-            raise KnotsError(f"{where} cannot be downloaded: {error}; give the path of a copy") from error
+        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise KnotsError(f"{where} cannot be downloaded: {reason}; give the path of a copy") from error
     return path
 
 
 def indices_content(task: ImageTask, cache_dir: Path) -> str | None:
-    """SHA-256 of the index file, or None where there is none: it decides what is held out."""
+    """SHA-256 of the index file with the tensor that is named in it, or None where there is none."""
     part = held_out(task)
     if part is None or part.indices is None:
         return None
     path, _ = _local(part.indices, task.name, cache_dir)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    name = part.indices.partition("#")[2]
+    return hashlib.sha256(path.read_bytes()).hexdigest() + (f"#{name}" if name else "")
+
+
+def held_out_identity(task: ImageTask, split: str, cache_dir: Path) -> dict[str, Any] | None:
+    """What decides which items `choose` gives, as plain values; None where it gives all."""
+    part = held_out(task)
+    if part is None or not _cut(part, split):
+        return None
+    indices = indices_content(task, cache_dir)
+    drawn_by = {"seed": part.seed} if indices is None else {"indices": indices}
+    return {"part_of": part.part_of, "share": part.share, **drawn_by}

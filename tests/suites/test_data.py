@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from knots import files
 from knots.errors import KnotsError
 from knots.suites import data
-from knots.suites.data import ImageArrays, load_split
+from knots.suites.data import ImageArrays, Reading, Sample, load_split, prepare
 from knots.suites.sources import drawn
 from knots.suites.tasks import ImageTask
+from knots.suites.transforms import make_transform
 from tests.miniatures import draw_noise, tiny_suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,6 +64,64 @@ def test_everything_that_determines_the_items_is_in_the_key(tmp_path: Path, monk
     use(monkeypatch, source, version=2)
     load_split(TASK, "test", tmp_path)
     assert source.calls == 5
+
+
+def square(side: int) -> Reading:
+    crop = {"height": side, "width": side}
+    return Reading(make_transform("clip", side, {"size": {"shortest_edge": side}, "crop_size": crop}))
+
+
+def test_drawn_pictures_are_transformed_where_the_model_takes_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = Counting()
+    use(monkeypatch, source)
+    plain = load_split(TASK, "test", tmp_path)
+    for reading in (Reading(), Reading(skip_broken=True, workers=3), square(32)):
+        same = load_split(TASK, "test", tmp_path, reading)
+        np.testing.assert_array_equal(same.images, plain.images)
+    assert source.calls == 1
+    smaller = load_split(TASK, "test", tmp_path, square(16))
+    assert smaller.images.shape == (21, 16, 16, 3)
+    shrunk = square(16).transform
+    assert shrunk is not None
+    np.testing.assert_array_equal(smaller.images[3], shrunk(Image.fromarray(plain.images[3])))
+
+
+def test_a_sample_is_a_subset_and_always_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use(monkeypatch, draw_noise)
+    whole = load_split(TASK, "test", tmp_path)
+    first, again, other = (
+        load_split(TASK, "test", tmp_path / folder, sample=Sample(5, seed))
+        for folder, seed in (("a", 0), ("b", 0), ("a", 1))
+    )
+    np.testing.assert_array_equal(first.images, again.images)
+    assert not np.array_equal(first.images, other.images)
+    known = {image.tobytes(): label for image, label in zip(whole.images, whole.labels, strict=True)}
+    drawn = {image.tobytes(): label for image, label in zip(first.images, first.labels, strict=True)}
+    assert len(drawn) == 5
+    assert drawn.items() <= known.items()
+    assert len(load_split(TASK, "test", tmp_path, sample=Sample(22, 0))) == 21
+
+
+def test_prepare_fills_the_caches_and_names_every_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = Counting()
+    use(monkeypatch, source)
+    tasks = [replace(TASK, name=name) for name in ("a", "b")]
+    wrong = [replace(TASK, name=name, source={"kind": "nosie"}) for name in ("c", "d")]
+    with pytest.raises(KnotsError, match=r"'c'.*'d'.*\(the data of the other 2 tasks is ready and kept\)"):
+        prepare([(task, "test") for task in (wrong[0], *tasks, wrong[1])], tmp_path, Reading())
+    with pytest.raises(KnotsError, match=r"'c'[^(]*\(known: [^)]*\)$"):
+        prepare([(wrong[0], "test")], tmp_path, Reading())
+    assert source.calls == 2
+    prepare([(task, "test") for task in tasks], tmp_path, Reading())
+    assert source.calls == 2
+
+
+def test_a_split_without_a_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use(monkeypatch, draw_noise)
+    with pytest.raises(KnotsError, match=r"unknown split of task 'numbers': 'validation' \(known: test\)"):
+        load_split(TASK, "validation", tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "absent", "manifest", "empty manifest", "other"])
