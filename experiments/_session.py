@@ -45,6 +45,8 @@ def session() -> Iterator[Console]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # A bar for reading a file that takes milliseconds.
     transformers_logging.disable_progress_bar()
+    # Libraries that log through the root logger would give it a handler, and all of our lines a double.
+    logging.getLogger().addHandler(logging.NullHandler())
     # The hub's clients tell of every retry; what becomes of it is told by our own one message.
     hub_logging.set_verbosity_error()
     if not sys.stderr.isatty():

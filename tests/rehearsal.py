@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from experiments._cli import CONF
+from knots.suites.hf_datasets import no_bars
 from tests.hub import Hub, files_of
 
 TASKS = ("stanford_cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
@@ -90,7 +91,8 @@ def write_parquet(path: Path, n: int, classes: int, seed: int) -> None:
     )
     labels = rng.integers(0, classes, n).tolist()
     path.parent.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_dict({"image": rows, "label": labels}, features=features).to_parquet(path)
+    with no_bars():
+        datasets.Dataset.from_dict({"image": rows, "label": labels}, features=features).to_parquet(path)
 
 
 def serve_adapters(hub: Hub, folder: Path, model: str, width: int, layers: int, rank: int = 16) -> None:
