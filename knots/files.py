@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
+
+LEFT_OVER_SECONDS = 24 * 3600
+"""Temporary files and folders of this age belong to nobody who is still at work."""
 
 
 @contextmanager
@@ -36,3 +41,22 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file by `whole_file`."""
     with whole_file(path) as file:
         file.write(content)
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Delete the temporary files and folders of those who were killed, which may be large.
+
+    Args:
+        folder: where they lie.
+        pattern: a glob pattern of their names; what is younger than a day is kept.
+    """
+    for path in folder.glob(pattern):
+        try:
+            if time.time() - path.stat().st_mtime < LEFT_OVER_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError:  # another process was faster, or it is not ours
+            continue

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from knots import files
-from knots.files import whole_file, write_whole
+from knots.files import LEFT_OVER_SECONDS, remove_leftovers, whole_file, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -123,3 +124,16 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path):
     assert left.name.startswith(".x.bin.")  # and is never mistaken for it
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_only_old_leftovers_are_removed(tmp_path: Path):
+    old = time.time() - LEFT_OVER_SECONDS - 60
+    (tmp_path / ".folder.tmp").mkdir()
+    (tmp_path / ".folder.tmp" / "inside").write_text("x")
+    for name in (".old.tmp", ".young.tmp", "other"):
+        (tmp_path / name).write_text("x")
+    for name in (".folder.tmp", ".old.tmp", "other"):
+        os.utime(tmp_path / name, (old, old))
+    remove_leftovers(tmp_path, ".*.tmp")
+    assert {path.name for path in tmp_path.iterdir()} == {".young.tmp", "other"}
+    remove_leftovers(tmp_path / "absent", "*")

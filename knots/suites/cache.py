@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knots.errors import KnotsError
-from knots.files import whole_file, write_whole
+from knots.files import remove_leftovers, whole_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ def write_cached(
         "broken": broken,
     }
     write_whole(folder / MANIFEST, json.dumps(manifest).encode())
+    remove_leftovers(folder, ".*.tmp")
 
 
 def _header(shape: tuple[int, ...], dtype: str) -> bytes:

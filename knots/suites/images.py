@@ -18,12 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
+from pyarrow.types import is_integer
 
 from knots import hub
 from knots.errors import KnotsError, unknown
+from knots.files import remove_leftovers
 from knots.suites.hf_datasets import about_data, no_bars
 from knots.suites.listings import Listing, content_of, list_split
 from knots.suites.tasks import ImageTask
+
+SCRATCH = ".datasets-"
+"""How the names of temporary copies begin."""
 
 __all__ = ["Listing", "Rows", "content_of", "decode", "list_split", "open_rows"]
 
@@ -66,7 +71,8 @@ def open_rows(task: ImageTask, listing: Listing, split: str, cache_dir: Path) ->
     where = f"task {task.name!r}: data set {listing.path!r}"
     files = listing.fetch()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".datasets-", dir=cache_dir) as scratch:
+    remove_leftovers(cache_dir, f"{SCRATCH}*")
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache_dir) as scratch:
         with hub.asking(listing.path, kind="dataset"), about_data(listing.path), no_bars():
             table = datasets.load_dataset(
                 listing.builder,
@@ -97,20 +103,23 @@ def _encoded(table: Any, column: str, where: str) -> Any:
 
 def _labels(table: Any, column: str, task: ImageTask, where: str) -> npt.NDArray[np.int64]:
     """The labels as the task counts them: by name where the names are the task's, else by number."""
-    values = np.asarray(table.with_format("numpy", columns=[column])[column][:])
-    if not np.issubdtype(values.dtype, np.integer):
-        raise KnotsError(f"{where} has labels of type {values.dtype} in column {column!r}; integers are read")
+    stored = table.with_format("arrow", columns=[column])[:][column]
+    if not is_integer(stored.type):
+        raise KnotsError(f"{where} has labels of type {stored.type} in column {column!r}; integers are read")
+    if stored.null_count:
+        raise KnotsError(f"{where} has {stored.null_count} items without a label in column {column!r}")
+    values: npt.NDArray[np.int64] = stored.to_numpy().astype(np.int64)
     names = getattr(table.features[column], "names", None)
     if names is None:
-        return values.astype(np.int64)
+        return values
     if len(names) != len(task.classes):
         raise KnotsError(f"{where} has {len(names)} classes, the task has {len(task.classes)}")
     if sorted(names) != sorted(task.classes):
         _check_numbers(names, task, where)
-        return values.astype(np.int64)
+        return values
     order = np.array([task.classes.index(name) for name in names], dtype=np.int64)
     known = (values >= 0) & (values < len(order))
-    return np.where(known, order[np.where(known, values, 0)], values).astype(np.int64)
+    return np.where(known, order[np.where(known, values, 0)], values)
 
 
 def _check_numbers(names: Sequence[str], task: ImageTask, where: str) -> None:
