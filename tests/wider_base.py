@@ -1,7 +1,8 @@
 """The miniature base with a larger vocabulary: its own tower, and prompts of any words.
 
-The shipped tokenizer knows the words of the drawn tasks only, so the class names of real data sets would be many
-times the same unknown word. Here every further word, and every further place in a prompt, gets a random embedding.
+The shipped tokenizer knows the words of the drawn tasks only, so the class names of real data sets would be
+many times the same unknown word. Here every further word, and every further place in a prompt, gets a random
+embedding.
 """
 
 import json

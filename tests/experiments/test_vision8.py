@@ -12,8 +12,11 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from experiments._cli import CONF
 from tests.experiments.conftest import Finished
 from tests.hub import Hub, files_of
 from tests.miniatures import LAYERS, WIDTH, tiny_clip
@@ -271,3 +274,48 @@ def test_adapters_of_either_key_layout_are_the_same_run(
         assert table.joint_rank.tolist() == pd.read_parquet(kept).joint_rank.tolist()
     else:
         table.to_parquet(kept)
+
+
+def full_finetunes(base: Path, folder: Path) -> None:
+    """Whole vision towers that moved a little, as they are on the hub: keys below `vision_model.`."""
+    weights = load_file(base / "model.safetensors")
+    tower = {key: tensor for key, tensor in weights.items() if key.startswith("vision_model.")}
+    for seed, task in enumerate(TASKS):
+        generator = torch.Generator().manual_seed(seed)
+        moved = {
+            key: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+            for key, tensor in tower.items()
+            if tensor.is_floating_point()
+        }
+        (folder / task).mkdir(parents=True)
+        save_file(moved, folder / task / "model.safetensors")
+        (folder / task / "config.json").write_text("{}")
+
+
+# Shown as a line of the run's log, as every warning to a user.
+@pytest.mark.filterwarnings("always:full fine-tune")
+@pytest.mark.parametrize("model", ["vit_l_14", "vit_b_16", "vit_b_32_full"])
+def test_the_other_models_run_too(
+    model: str, hub: Hub, shelf: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    plan = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())
+    hub.models = {plan.get("base", BASE): shelf.models[BASE]}
+    if model == "vit_b_32_full":
+        (tmp_path / "base").mkdir()
+        for name, content in shelf.models[BASE].items():
+            (tmp_path / "base" / name).write_bytes(Path(content).read_bytes())
+        full_finetunes(tmp_path / "base", tmp_path / "full")
+        adapters = {task: files_of(tmp_path / "full" / task) for task in TASKS}
+    else:
+        adapters = {task: shelf.models[PATTERN["vit_b_32"].format(task)] for task in TASKS}
+    spelling = plan.get("spelling", {})
+    for task in TASKS:
+        hub.models[plan["adapters"].replace("{task}", spelling.get(task, task))] = adapters[task]
+    done = command("merge", [f"model={model}", *arguments[1:], "eval=per_task"])
+    assert (done.code, done.err) == (0, "")
+    found = metrics(tmp_path, "knots_ties")
+    assert found["model"] == model
+    assert list(found["per_task"]) == list(TASKS)
+    assert (found["merge"]["source"] is not None) == (model == "vit_l_14")
+    if model == "vit_b_32_full":
+        assert "biases, norms and embeddings" in done.out

@@ -1,0 +1,102 @@
+"""The miniature on real images: trained, merged and measured by the commands that users type.
+
+Data folders are given on the command line, in place of the ids of `vision8`. What is shown is that adapters
+learn from real pictures and that every step takes them; the numbers are those of a very small model.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments._cli import CONF
+from tests.rehearsal import task_config
+from tests.wider_base import widen
+
+pytestmark = pytest.mark.slow
+
+TASKS = ("dtd", "gtsrb", "mnist")
+SIZES = {
+    "dtd": {"train": 400, "validation": 400, "test": 400},
+    "gtsrb": {"train": 7842, "validation": 1000, "test": 4000},
+    "mnist": {"train": 4000, "validation": 200, "test": 800},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, shared: Path):
+    """Run an entry point on the real pictures."""
+    configs = [task_config(task) for task in TASKS]
+    widen(
+        place / "base",
+        [t.replace("{}", c) for config in configs for c in config["classes"] for t in config["templates"]],
+    )
+    arguments = [
+        *("suite=vision8", f"model.base={place}/base", "tasks=[gtsrb,mnist,dtd]"),
+        *("logger=none", "trainer=cpu", f"paths.cache_dir={place}/cache"),
+        *(f"suite.tasks.{task}.source.path={shared / 'data' / task}" for task in TASKS),
+        *(f"suite.tasks.{task}.sizes.{split}={n}" for task in TASKS for split, n in SIZES[task].items()),
+        # This copy of the textures has a validation split of its own.
+        *("suite.tasks.dtd.source.validation=null", "suite.tasks.dtd.source.splits.validation=validation"),
+    ]
+
+    def run(script: str, *overrides: str) -> str:
+        command = [sys.executable, str(CONF.parent / "experiments" / script), *overrides, *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count()), "HF_HUB_OFFLINE": "1"}
+        options = {"cwd": place, "env": environment, "capture_output": True, "text": True, "timeout": 1200}
+        done = subprocess.run(command, check=False, **options)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def adapters(run, place: Path) -> str:
+    run("finetune.py", "finetune.steps=200", "finetune.validate_every=100", "finetune.learning_rate=3e-3")
+    return f"adapters={place}/outputs/finetune/mini_clip/{{task}}"
+
+
+def test_adapters_are_trained_on_real_images_and_say_so(adapters: str, place: Path):
+    for task in TASKS:
+        folder = place / "outputs" / "finetune" / "mini_clip" / task
+        card = (folder / "README.md").read_text()
+        assert f"train {SIZES[task]['train']} pictures" in card
+        assert "The test split was not used" in card
+        assert str(place) not in card
+        assert (folder / "adapter_model.safetensors").is_file()
+    # No test picture was so much as decoded.
+    cached = [path.name for path in (place / "cache" / "data").iterdir()]
+    assert sorted(name.rpartition("-")[0] for name in cached) == sorted(
+        f"{task}-{split}" for task in TASKS for split in ("train", "validation")
+    )
+
+
+def test_everything_is_measured_on_real_images(adapters: str, run, place: Path):
+    run("merge.py", "-m", "merge=knots_ties,regmean,ensemble", adapters)
+    found = {}
+    for path in (place / "outputs" / "merge").glob("[!.]*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        found[metrics["merge"]["method"]] = metrics
+    assert set(found) == {"zero_shot", "finetuned", "knots_ties", "regmean", "ensemble"}
+    for metrics in found.values():
+        assert metrics["joint"]["classes"] == 100
+        assert metrics["joint"]["n"] == 5200
+    finetuned, base = (
+        {task: row["accuracy"] for task, row in found[kind]["per_task"].items()}
+        for kind in ("finetuned", "zero_shot")
+    )
+    assert finetuned["mnist"] > base["mnist"] + 30
+    assert finetuned["gtsrb"] > base["gtsrb"] + 15
+    assert finetuned["dtd"] > base["dtd"] + 10
+    assert found["finetuned"]["joint"]["hits@1"] > found["zero_shot"]["joint"]["hits@1"]
+    merged = found["knots_ties"]["per_task"]["mnist"]
+    assert merged["normalized"] == pytest.approx(100 * merged["accuracy"] / finetuned["mnist"])
