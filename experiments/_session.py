@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import hydra
 import pandas as pd
-from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.text import Text
@@ -49,8 +47,6 @@ def session() -> Iterator[Console]:
     logging.getLogger().addHandler(logging.NullHandler())
     # The hub's clients tell of every retry; what becomes of it is told by our own one message.
     hub_logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     logger, handler = logging.getLogger("knots"), _ConsoleHandler(console)
     # Raised inside Lightning by its own use of torch's private trees; nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)

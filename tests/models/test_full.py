@@ -1,9 +1,7 @@
 """A full fine-tune is the change of every linear module, however its keys are called."""
 
-import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from knots.errors import KnotsError
 from knots.models.attach import fold
 from knots.models.full import load_finetuned
 from knots.updates import Dense
+from tests.hub import files_of
 from tests.miniatures import LAYERS
 
 LINEAR = (
@@ -143,17 +142,15 @@ def test_a_source_that_is_not_there_is_named(clip, tmp_path):
         load_finetuned(tmp_path, clip, name="digits", revision="v1")
 
 
-def test_a_hub_id_goes_through_the_hub(clip, state, tmp_path, monkeypatch):
-    asked = []
-
-    def snapshot(repo, files, *, one_of=(), kind="model", revision=None):
-        asked.append((repo, one_of, kind, revision))
-        return write(tmp_path / "cache", state)
-
-    monkeypatch.setitem(sys.modules, "knots.hub", SimpleNamespace(snapshot=snapshot))
-    adapter = load_finetuned("owner/clip-digits", clip, name="digits", revision="v1")
-    assert asked == [("owner/clip-digits", ("model.safetensors", "pytorch_model.bin"), "model", "v1")]
+def test_a_full_fine_tune_from_the_hub(hub, clip, state, tmp_path):
+    local = write(tmp_path / "local", state)
+    hub.models["owner/clip-digits"] = {**files_of(local), "optimizer.pt": b"large"}
+    adapter = load_finetuned("owner/clip-digits", clip, name="digits")
     assert adapter.source == "owner/clip-digits"
+    assert adapter.fingerprint == load_finetuned(local, clip, name="digits").fingerprint
+    assert "owner/clip-digits/optimizer.pt" not in hub.downloads
+    with pytest.raises(KnotsError, match="has no revision 'v1'"):
+        load_finetuned("owner/clip-digits", clip, name="digits", revision="v1")
 
 
 def test_nothing_is_warned_of_where_only_linear_modules_changed(clip, state, tmp_path):
