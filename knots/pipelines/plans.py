@@ -5,8 +5,7 @@ Types and names are checked here, before anything is loaded; ranges of merge opt
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,10 +17,19 @@ from knots.merging import METHODS
 from knots.models.clip import ClipSpec
 from knots.models.families import FAMILIES
 from knots.models.text import TextSpec
+from knots.pipelines.values import choice, flag, names_of, number, numbers, text, whole
 from knots.suites.data import DataOptions
 from knots.suites.tasks import SPLITS, Suite, parse_suite
 
 KINDS = ("merged", "ensemble", "zero_shot", "finetuned")
+BASELINES: Mapping[str, tuple[str, ...]] = {
+    "merged": ("zero_shot", "finetuned"),
+    "ensemble": ("zero_shot", "finetuned"),
+    "zero_shot": (),
+    "finetuned": (),
+}
+"""What each kind of predictor is compared with."""
+
 NORMALIZERS = ("measured", "published")
 PRECISIONS = ("32", "bf16", "16")
 MODEL_KEYS = (
@@ -196,14 +204,14 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     model = parse_model(config["model"], config["adapters"])
     suite = parse_suite(config["suite"])
     if config.get("tasks") is not None:
-        suite = suite.subset(_names("tasks", config["tasks"]))
+        suite = suite.subset(names_of("tasks", config["tasks"]))
     modality = FAMILIES[model.family].modality
     if suite.modality != modality:
         raise KnotsError(
             f"suite {suite.name!r} is of {suite.modality}, but model {model.name!r} takes {modality}"
         )
     merge = config["merge"]
-    kind = _choice("merge.kind", merge.get("kind"), KINDS)
+    kind = choice("merge.kind", merge.get("kind"), KINDS)
     rank = config["max_rank"]
     return MergePlan(
         model=model,
@@ -211,12 +219,12 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         kind=kind,
         options=_parse_options(merge) if kind == "merged" else _no_options(kind, merge),
         seed=_seed(config["seed"], merge.get("seed")),
-        max_rank=None if rank is None or kind != "merged" else _whole("max_rank", rank),
+        max_rank=None if rank is None or kind != "merged" else whole("max_rank", rank),
         scoring=_parse_scoring(config),
         trainer=dict(config["trainer"]),
         root=Path(config["paths"]["output_dir"]).expanduser() / "merge",
         cache_dir=Path(config["paths"]["cache_dir"]).expanduser(),
-        force=_flag("force", config["force"]),
+        force=flag("force", config["force"]),
         config=config,
         data=DataOptions(**config.get("data", {})),
         calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
@@ -237,27 +245,27 @@ def parse_model(model: Mapping[str, Any], adapters: str | None = None) -> ModelP
         if key not in MODEL_KEYS:
             raise unknown("key of model", key, MODEL_KEYS)
     pattern = (
-        _text("adapters", adapters) if adapters is not None else _text("model.adapters", model["adapters"])
+        text("adapters", adapters) if adapters is not None else text("model.adapters", model["adapters"])
     )
     if "{task}" not in pattern:
         raise KnotsError(f"adapters={pattern!r} has no {{task}}, where each task's own name goes")
     revision = model["revision"]
     return ModelPlan(
-        name=_text("model.name", model["name"]),
-        family=_choice("model.family", model["family"], FAMILIES),
-        base=_text("model.base", model["base"]),
+        name=text("model.name", model["name"]),
+        family=choice("model.family", model["family"], FAMILIES),
+        base=text("model.base", model["base"]),
         revision=None if revision is None else str(revision),
         adapters=pattern,
         text=None if model.get("text") is None else _parse_text(model["text"]),
-        updates=_choice("model.updates", model.get("updates", "lora"), UPDATES),
+        updates=choice("model.updates", model.get("updates", "lora"), UPDATES),
         spelling=dict(model.get("spelling") or {}),
     )
 
 
-def _parse_text(text: object) -> TextSpec:
-    if not isinstance(text, Mapping) or set(text) != {"open_clip", "weights"}:
-        raise KnotsError(f"model.text={text!r}; null, or a mapping with open_clip and weights, is needed")
-    return TextSpec(*(_text(f"model.text.{key}", text[key]) for key in ("open_clip", "weights")))
+def _parse_text(tower: object) -> TextSpec:
+    if not isinstance(tower, Mapping) or set(tower) != {"open_clip", "weights"}:
+        raise KnotsError(f"model.text={tower!r}; null, or a mapping with open_clip and weights, is needed")
+    return TextSpec(*(text(f"model.text.{key}", tower[key]) for key in ("open_clip", "weights")))
 
 
 def _parse_calibration(values: object) -> Calibration | None:
@@ -271,9 +279,9 @@ def _parse_calibration(values: object) -> Calibration | None:
             raise unknown("key of 'merge.calibration'", str(key), known)
     labels = values.get("labels")
     return Calibration(
-        examples=_whole("merge.calibration.examples", values.get("examples")),
-        split=_choice("merge.calibration.split", values.get("split"), SPLITS),
-        seed=_whole("merge.calibration.seed", values.get("seed"), least=0),
+        examples=whole("merge.calibration.examples", values.get("examples")),
+        split=choice("merge.calibration.split", values.get("split"), SPLITS),
+        seed=whole("merge.calibration.seed", values.get("seed"), least=0),
         labels=None if labels is None else _labeling(labels),
     )
 
@@ -287,12 +295,12 @@ def _labeling(value: object) -> Labels:
 
 def _parse_scoring(config: Mapping[str, Any]) -> EvalPlan:
     return EvalPlan(
-        mode=_choice("eval.mode", config["eval"]["mode"], MODES),
-        protocol=_choice("eval.protocol", config["eval"]["protocol"], PROTOCOLS),
-        split=_choice("split", config["split"], SPLITS),
-        normalize_by=_choice("normalize_by", config["normalize_by"], NORMALIZERS),
-        precision=_choice("precision", str(config["precision"]), PRECISIONS),
-        batch_size=_whole("batch_size", config["batch_size"]),
+        mode=choice("eval.mode", config["eval"]["mode"], MODES),
+        protocol=choice("eval.protocol", config["eval"]["protocol"], PROTOCOLS),
+        split=choice("split", config["split"], SPLITS),
+        normalize_by=choice("normalize_by", config["normalize_by"], NORMALIZERS),
+        precision=choice("precision", str(config["precision"]), PRECISIONS),
+        batch_size=whole("batch_size", config["batch_size"]),
     )
 
 
@@ -300,12 +308,12 @@ def _parse_options(merge: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `knots.merge`."""
     options = {key: value for key, value in merge.items() if key not in LABELS}
     for key in NUMBERS:
-        options[key] = _number(f"merge.{key}", options[key])
+        options[key] = number(f"merge.{key}", options[key])
     for key in WORDS:
-        options[key] = _text(f"merge.{key}", options[key])
-    options["isotropize"] = _flag("merge.isotropize", options["isotropize"])
+        options[key] = text(f"merge.{key}", options[key])
+    options["isotropize"] = flag("merge.isotropize", options["isotropize"])
     if options["weights"] is not None:
-        options["weights"] = _numbers("merge.weights", options["weights"])
+        options["weights"] = numbers("merge.weights", options["weights"])
     return options
 
 
@@ -319,48 +327,4 @@ def _no_options(kind: str, merge: Mapping[str, Any]) -> dict[str, Any]:
 def _seed(chosen: object, published: object) -> int:
     """The seed that the user chose, else the published one, else 0."""
     seed = chosen if chosen is not None else published if published is not None else 0
-    return _whole("seed", seed, least=0)
-
-
-def _text(where: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise KnotsError(f"{where}={value!r}; a text is needed")
-    return value
-
-
-def _choice(where: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> str:
-    if value not in known:
-        raise unknown(where, str(value), known)
-    return str(value)
-
-
-def _names(where: str, value: object) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
-        raise KnotsError(f"{where}={value!r}; names are needed, as [mnist,svhn]")
-    return list(value)
-
-
-def _number(where: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise KnotsError(f"{where}={value!r}; a number is needed")
-    return float(value)
-
-
-def _numbers(where: str, value: object) -> list[float]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise KnotsError(f"{where}={value!r}; a list of numbers is needed, as [1,0.5]")
-    return [_number(where, item) for item in value]
-
-
-def _whole(where: str, value: object, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise KnotsError(f"{where}={value!r}; a whole number of {least} or more is needed")
-    return value
-
-
-def _flag(where: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise KnotsError(f"{where}={value!r}; true or false is needed")
-    return value
+    return whole("seed", seed, least=0)

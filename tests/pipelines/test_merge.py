@@ -17,8 +17,8 @@ from knots.errors import KnotsError
 from knots.merging import merge
 from knots.models.bases import find_base
 from knots.pipelines import MergePlan, run_merge
+from knots.pipelines.bench import Bench
 from knots.pipelines.identity import merge_identity
-from knots.pipelines.merge import Bench
 
 # Raised inside Lightning by its own use of torch's private trees.
 
