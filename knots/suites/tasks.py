@@ -102,7 +102,7 @@ class Suite:
         return tuple(task.name for task in self.tasks)
 
     def subset(self, names: Sequence[str]) -> Suite:
-        """Only some of the tasks, in the suite's order.
+        """Only some of the tasks, in the suite's order; the name says which: `vision8[mnist,svhn]`.
 
         Raises:
             KnotsError: the suite has no such task, or none is named.
@@ -112,7 +112,10 @@ class Suite:
                 raise unknown(f"task of suite {self.name!r}:", str(name), self.task_names)
         if not names:
             raise KnotsError(f"no tasks of suite {self.name!r} are named")
-        return replace(self, tasks=tuple(task for task in self.tasks if task.name in names))
+        tasks = tuple(task for task in self.tasks if task.name in names)
+        if len(tasks) == len(self.tasks):
+            return self
+        return replace(self, name=f"{self.name}[{','.join(task.name for task in tasks)}]", tasks=tasks)
 
     def joint(self) -> JointLabels:
         """The union of the tasks' classes, in order of first appearance.

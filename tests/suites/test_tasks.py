@@ -112,3 +112,16 @@ def test_absent_split_is_named():
     suite: Suite = tiny_suite()
     with pytest.raises(KnotsError, match=r"unknown split of task 'numbers'.*'validation'.*test"):
         suite.tasks[0].size("validation")
+
+
+def test_some_tasks_keep_their_order_and_the_name_says_which():
+    suite = tiny_suite()
+    some = suite.subset(["digits", "numbers"])
+    assert some.task_names == ("numbers", "digits")
+    assert some.name == "tiny[numbers,digits]"
+    assert len(some.joint()) == 3
+    assert suite.subset(["digits", "numbers", "patterns"]) is suite
+    with pytest.raises(KnotsError, match=r"unknown task of suite 'tiny': 'digit'; did you mean 'digits'"):
+        suite.subset(["digit"])
+    with pytest.raises(KnotsError, match="no tasks of suite 'tiny' are named"):
+        suite.subset([])
