@@ -1,4 +1,4 @@
-"""Files whose names only ever stand for the whole of them, whoever is killed and whoever writes beside us."""
+"""Files and folders whose names only ever stand for the whole of them, whoever is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -41,6 +41,35 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file by `whole_file`."""
     with whole_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes the name `folder` when the block ends well.
+
+    A folder of that name is replaced then, and is still there after an exception or a kill; missing folders
+    above it are made.
+
+    Raises:
+        OSError: the folder cannot be written; nothing is left behind.
+    """
+    draft = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        _replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _replace(draft: Path, folder: Path) -> None:
+    if not (folder.is_dir() and any(folder.iterdir())):
+        draft.replace(folder)  # an empty folder gives way
+        return
+    old = draft.with_suffix(".old")
+    folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:

@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from knots.errors import KnotsError
+from knots.files import whole_folder
 from knots.suites.miniature.canvas import SIZE
 from knots.suites.miniature.web import KINDS, Captions, WebStyle, captions, draw_web
-from knots.training import Batches, build_trainer, cosine_schedule, parse_options, seeded, written_whole
+from knots.training import Batches, build_trainer, cosine_schedule, parse_options, seeded
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ def save_base(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> N
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size=side, image_mean=half, image_std=half
     )
-    with written_whole(folder) as unfinished:
+    with whole_folder(folder) as unfinished:
         model.to(torch.float16).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import lightning as L
@@ -167,25 +164,3 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write into; it takes the name `folder` only once the block ended well.
-
-    A folder of that name is replaced. After an exception or a kill, what was there before is still there.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".old", dir=folder.parent))
-            folder.rename(old / folder.name)
-            unfinished.rename(folder)
-            shutil.rmtree(old)
-        else:
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

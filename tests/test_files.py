@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from knots import files
-from knots.files import LEFT_OVER_SECONDS, remove_leftovers, whole_file, write_whole
+from knots.files import LEFT_OVER_SECONDS, remove_leftovers, whole_file, whole_folder, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -137,3 +137,23 @@ def test_only_old_leftovers_are_removed(tmp_path: Path):
     remove_leftovers(tmp_path, ".*.tmp")
     assert {path.name for path in tmp_path.iterdir()} == {".young.tmp", "other"}
     remove_leftovers(tmp_path / "absent", "*")
+
+
+def test_a_folder_appears_only_when_it_is_whole(tmp_path):
+    folder = tmp_path / "deep" / "base"
+    with pytest.raises(FileNotFoundError), whole_folder(folder) as unfinished:
+        (unfinished / "half").write_text((unfinished / "missing").read_text())
+    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_whole_folder_replaces_an_older_one_and_a_failure_keeps_it(tmp_path):
+    folder = tmp_path / "base"
+    for text in ("old", "new"):
+        with whole_folder(folder) as unfinished:
+            (unfinished / text).touch()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    with pytest.raises(RuntimeError), whole_folder(folder):
+        raise RuntimeError
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]

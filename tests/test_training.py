@@ -16,7 +16,6 @@ from knots.training import (
     cosine_schedule,
     parse_options,
     seeded,
-    written_whole,
 )
 
 
@@ -56,26 +55,6 @@ def test_the_schedule_warms_up_and_ends_at_zero():
     assert max(rates) == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[50] == pytest.approx(0.0, abs=1e-12)
-
-
-def test_a_folder_appears_only_when_it_is_whole(tmp_path):
-    folder = tmp_path / "deep" / "base"
-    with pytest.raises(FileNotFoundError), written_whole(folder) as unfinished:
-        (unfinished / "half").write_text((unfinished / "missing").read_text())
-    assert not folder.exists()
-    assert list(folder.parent.iterdir()) == []
-
-
-def test_a_whole_folder_replaces_an_older_one_and_a_failure_keeps_it(tmp_path):
-    folder = tmp_path / "base"
-    for text in ("old", "new"):
-        with written_whole(folder) as unfinished:
-            (unfinished / text).touch()
-    assert [path.name for path in folder.iterdir()] == ["new"]
-    with pytest.raises(RuntimeError), written_whole(folder):
-        raise RuntimeError
-    assert [path.name for path in folder.iterdir()] == ["new"]
-    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_batches_follow_from_their_seed(pictures):

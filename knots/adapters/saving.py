@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +20,7 @@ from knots.adapters.shortening import shorten_all
 from knots.adapters.sources import CONFIG_FILE, HEADS_FILE, SAFETENSORS_FILE
 from knots.adapters.tensors import Entry, write_tensors
 from knots.errors import KnotsError
+from knots.files import whole_folder
 from knots.updates import LowRank, Update
 
 # Marks our own files, so that saving again replaces them but never an adapter that someone trained.
@@ -155,24 +154,10 @@ def _is_ours(folder: Path) -> bool:
 
 @contextmanager
 def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` that takes its name at the end; nothing is left of it on an error."""
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    """`whole_folder`, whose failures are the user's to know."""
     try:
-        draft.mkdir(parents=True)
-        yield draft
-        _rename(draft, target)
+        with whole_folder(target) as draft:
+            yield draft
     except OSError as error:
         reason = error.strerror or str(error)
         raise KnotsError(f"cannot save to {target}: {reason}; nothing was kept there") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _rename(draft: Path, target: Path) -> None:
-    if not (target.is_dir() and any(target.iterdir())):
-        draft.replace(target)  # an empty folder gives way
-        return
-    old = draft.with_suffix(".old")
-    target.rename(old)
-    draft.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

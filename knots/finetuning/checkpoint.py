@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from knots.files import whole_file
 from knots.finetuning.plan import FinetuningPlan
 from knots.models.clip import Clip
 from knots.suites.data import ImageArrays
@@ -75,17 +75,8 @@ class WholeFiles(TorchCheckpointIO):
     ) -> None:
         """Write one file."""
         del storage_options
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_suffix(f".{os.getpid()}.part")
-        try:
-            with draft.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 class Checkpoints(L.Callback):

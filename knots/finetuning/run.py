@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from knots.errors import KnotsError, unknown
+from knots.files import whole_folder
 from knots.finetuning.card import Origin, write_card
 from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
 from knots.finetuning.module import Finetuning, Progress
@@ -23,7 +24,7 @@ from knots.models.clip import Clip, ClipSpec, load_clip
 from knots.models.heads import task_features
 from knots.suites.data import DataOptions, ImageArrays, Reading, load_split
 from knots.suites.tasks import ImageTask, Suite
-from knots.training import Batches, ReadAhead, Slices, build_trainer, seeded, written_whole
+from knots.training import Batches, ReadAhead, Slices, build_trainer, seeded
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def finetune(
             )
         tower.load(done.best)
         found = {"zero_shot": 100 * done.zero_shot, "finetuned": 100 * done.accuracy}
-        with written_whole(folder) as unfinished:
+        with whole_folder(folder) as unfinished:
             tower.save(unfinished, getattr(torch, plan.dtype))
             write_card(unfinished, origin, task, data, plan, tower, found, parts["base"])
     log.info("saved %s", folder)

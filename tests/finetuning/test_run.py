@@ -299,7 +299,7 @@ def test_it_trains_on_a_gpu_and_goes_on_there(clip, task, splits, tmp_path, plan
     plan = replace(plan, precision=precision)
     trainer = {**TRAINER, "accelerator": "gpu", "devices": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("knots.finetuning.run.written_whole", Mock(side_effect=InterruptedError))
+        patch.setattr("knots.finetuning.run.whole_folder", Mock(side_effect=InterruptedError))
         with pytest.raises(InterruptedError):
             finetune(clip, task, splits, plan, tmp_path / "a", trainer, origin=ORIGIN)
     assert (tmp_path / ".a.training" / "last.ckpt").is_file()
