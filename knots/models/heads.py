@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,8 @@ def task_features(
     if cache_dir is None:
         with clip.text_encoder(device) as encode:
             return [class_features(encode, task.classes, task.templates).cpu() for task in tasks]
-    files = [cache_dir / "heads" / f"{_key(clip, task)}.safetensors" for task in tasks]
+    tower = clip.text_identity
+    files = [cache_dir / "heads" / f"{_key(tower, task)}.safetensors" for task in tasks]
     found = [_read(file) for file in files]
     if all(features is not None for features in found):
         return [features for features in found if features is not None]
@@ -103,8 +104,8 @@ def task_features(
     return [features for features in found if features is not None]
 
 
-def _key(clip: Clip, task: ImageTask) -> str:
-    content = [VERSION, clip.text_identity, task.classes, task.templates]
+def _key(tower: Mapping[str, str], task: ImageTask) -> str:
+    content = [VERSION, dict(tower), task.classes, task.templates]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{task.name}-{digest[:16]}"
 

@@ -21,6 +21,7 @@ from knots.models.clip import Clip, clip_reading
 from knots.models.families import FAMILIES
 from knots.models.full import load_finetuned
 from knots.models.heads import Heads, build_heads
+from knots.models.text import text_identity
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
 from knots.suites.data import Reading, Sample, load_split
@@ -54,6 +55,11 @@ class Bench:
     def base(self) -> Base:
         """Where the base is, and what tells it from others."""
         return find_base(self.plan.model.base, self.plan.model.revision)
+
+    @cached_property
+    def text(self) -> dict[str, str] | None:
+        """What tells the text tower from others, where it is not the base's own."""
+        return None if self.plan.model.text is None else text_identity(self.plan.model.text)
 
     @cached_property
     def reading(self) -> Reading:

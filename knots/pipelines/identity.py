@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from knots.adapters import Adapter
-from knots.models.text import text_identity
 from knots.pipelines.plans import MergePlan
 from knots.suites.data import Reading, source_identity
 from knots.suites.tasks import ImageTask
 
 
 def merge_identity(
-    plan: MergePlan, base: Mapping[str, str], adapters: Sequence[Adapter], reading: Reading
+    plan: MergePlan,
+    base: Mapping[str, str],
+    text: Mapping[str, str] | None,
+    adapters: Sequence[Adapter],
+    reading: Reading,
 ) -> dict[str, Any]:
     """Identity of a run of `run_merge`.
 
     Args:
         plan: the run.
         base: what tells the base from others.
+        text: what tells the text tower from others, where it is not the base's own.
         adapters: those that the run depends on; none for `zero_shot`.
         reading: how pictures are transformed.
     """
@@ -46,8 +50,8 @@ def merge_identity(
     if plan.calibration is not None:
         shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.tasks]
         identity["calibration"] = {**vars(plan.calibration), "data": shown}
-    if plan.model.text is not None:
-        identity["text"] = text_identity(plan.model.text)
+    if text is not None:
+        identity["text"] = dict(text)
     return identity
 
 

@@ -89,7 +89,7 @@ def _found(plan: MergePlan, bench: Bench) -> Run | None:
 
 def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
     adapters = bench.adapters if plan.kind != "zero_shot" else ()
-    return merge_identity(plan, bench.base.identity, adapters, bench.reading)
+    return merge_identity(plan, bench.base.identity, bench.text, adapters, bench.reading)
 
 
 def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> Answer:

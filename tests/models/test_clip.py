@@ -12,6 +12,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel
 
 from knots.errors import KnotsError
 from knots.models.clip import Clip, ClipSpec, load_clip
+from knots.suites.data import DataOptions
 from tests.miniatures import tiny_arrays
 
 
@@ -26,6 +27,22 @@ def test_loads_half_precision_weights_in_float32(clip_folder: Path, tmp_path: Pa
     torch.testing.assert_close(
         clip.model.visual_projection.weight, weights["visual_projection.weight"].float(), rtol=0, atol=0
     )
+
+
+def test_loads_pickled_weights_and_a_transform_in_the_old_form(clip: Clip, clip_folder: Path, tmp_path: Path):
+    """As OpenAI's repositories have them: `pytorch_model.bin`, and sizes as plain numbers."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(clip_folder, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    old = {"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}
+    config.pop("image_processor_type", None)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**config, **old}))
+    loaded = load_clip(ClipSpec("pickled", str(folder)))
+    images = torch.from_numpy(tiny_arrays(3, 2, seed=0)[0])
+    assert torch.equal(loaded(images), clip(images))
+    assert loaded.reading(DataOptions()).transform.identity == clip.reading(DataOptions()).transform.identity
 
 
 def test_tower_has_the_normalized_names(clip: Clip):

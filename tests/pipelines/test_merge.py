@@ -169,7 +169,7 @@ def test_a_rule_of_the_user_s_own_counts_by_its_content(plan: Plans, tmp_path: P
 
 def identity(plan: MergePlan) -> dict:
     bench = Bench(plan, console=None)
-    return merge_identity(plan, bench.base.identity, bench.adapters, bench.reading)
+    return merge_identity(plan, bench.base.identity, bench.text, bench.adapters, bench.reading)
 
 
 @pytest.mark.parametrize(
