@@ -3,6 +3,7 @@
 uv run experiments/merge.py                                    the miniature, with KnOTS-TIES
 uv run experiments/merge.py merge=ties merge.scale=0.3         another method, another scale
 uv run experiments/merge.py -m merge=ties,knots_ties,core_tsv  several, one after the other
+uv run experiments/merge.py model=vit_b_32                     the paper's vision benchmark, from the hub
 """
 
 from __future__ import annotations
