@@ -10,6 +10,8 @@ from typing import Any
 
 import hydra
 import pandas as pd
+from huggingface_hub import constants
+from huggingface_hub.utils import enable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.text import Text
@@ -43,6 +45,9 @@ def session() -> Iterator[Console]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # A bar for reading a file that takes milliseconds.
     transformers_logging.disable_progress_bar()
+    # That took the bars of downloads away too, which a user at a terminal wants to see.
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+        enable_progress_bars()
     # Libraries that log through the root logger would give it a handler, and all of our lines a double.
     logging.getLogger().addHandler(logging.NullHandler())
     # The hub's clients tell of every retry; what becomes of it is told by our own one message.
