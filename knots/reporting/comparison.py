@@ -1,7 +1,7 @@
 """One run beside its baselines: what tables and figures show of it.
 
-Everything here is read from `metrics.json` as DESIGN describes it: percent, and None where a number does not
-apply.
+Everything here is read from `metrics.json` as `knots.evaluation.summarize` makes it: percent, and None where
+a number does not apply.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Made-up metrics in the form of DESIGN's `metrics.json`."""
+"""Made-up metrics in the form of `metrics.json`."""
 
 from typing import Any
 
