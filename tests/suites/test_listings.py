@@ -11,7 +11,7 @@ import pytest
 
 from knots.suites import listings
 from knots.suites.data import Reading, load_split, source_identity
-from knots.suites.listings import content_of, list_split
+from knots.suites.listings import Listing, content_of, list_split
 from tests.suites.pictures import (
     OTHER,
     READING,
@@ -129,3 +129,24 @@ def test_thousands_of_files(tmp_path: Path):
     # What is asked of the hub does not grow with the pictures.
     remote = replace(listing, commit="0" * 40)
     assert remote._patterns() == sorted(f"train/{number}/*.png" for number in range(40))
+
+
+def test_a_folder_is_listed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def ask(*question: object) -> Listing:
+        asked.append(question)
+        return real(*question)
+
+    real = listings._ask
+    monkeypatch.setattr(listings, "_ask", ask)
+    folder = parquet_folder(tmp_path / "signs")
+    for _ in range(3):
+        first = list_split({"path": str(folder)}, "test", tmp_path / "cache")
+    assert len(asked) == 1
+    list_split({"path": str(folder)}, "train", tmp_path / "cache")
+    assert len(asked) == 2
+    (folder / first.files["test"][1]).unlink()
+    again = list_split({"path": str(folder)}, "test", tmp_path / "cache")
+    assert len(asked) == 3
+    assert again.files["test"] == first.files["test"][:1]
