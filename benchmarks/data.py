@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from knots.evaluation.batches import AHEAD, Batch, ShardedBatches, Waiting
+from knots.evaluation.batches import AHEAD, Batch, ShardedBatches
+from knots.prefetching import Waiting
 from knots.provenance import describe_machine
 from knots.suites.data import ImageArrays
 

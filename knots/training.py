@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar, get_type_hints
 
 import lightning as L
@@ -18,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from knots.errors import KnotsError, unknown
+from knots.prefetching import read_ahead
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -100,11 +99,10 @@ class ReadAhead(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = iter(self.batches)
-        with ThreadPoolExecutor(1) as pool:
-            waiting = deque(pool.submit(next, batches, None) for _ in range(self.ahead))
-            while (batch := waiting.popleft().result()) is not None:
-                waiting.append(pool.submit(next, batches, None))
-                yield batch
+        for batch in read_ahead(lambda _: next(batches, None), count(), self.ahead):
+            if batch is None:
+                return
+            yield batch
 
 
 @contextmanager

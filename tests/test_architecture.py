@@ -11,7 +11,7 @@ PACKAGE = ROOT / "knots"
 # Lowest floor first; the modules of one line may not import each other.
 FLOORS = [
     {"errors"},
-    {"hub", "files"},
+    {"hub", "files", "prefetching"},
     {"assets"},
     {"linalg", "randomness"},
     {"updates"},

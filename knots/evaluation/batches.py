@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from knots.prefetching import Waiting, read_ahead
 from knots.suites.data import ImageArrays
 
 AHEAD = 2
@@ -35,17 +32,6 @@ class Batch(NamedTuple):
     items: Tensor
     images: Tensor
     labels: Tensor
-
-
-@dataclass
-class Waiting:
-    """How long scoring stood still because the next batch was not there yet.
-
-    Attributes:
-        seconds: their sum over all batches so far.
-    """
-
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,32 +96,6 @@ def _copied(array: npt.NDArray[Any], dtype: torch.dtype, pinned: bool) -> Tensor
     tensor = torch.empty(array.shape, dtype=dtype, pin_memory=pinned)
     np.copyto(tensor.numpy(), array)
     return tensor
-
-
-def read_ahead(
-    read: Callable[[int], Batch], numbers: Sequence[int], ahead: int, waiting: Waiting
-) -> Iterator[Batch]:
-    """`read` of each number in turn, done in a thread that is up to `ahead` batches further.
-
-    An error of `read` is raised here, when its batch is asked for. The thread ends with the iteration, and
-    when the iterator is closed or dropped.
-    """
-    todo = iter(numbers)
-    reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="knots-batches")
-    try:
-        pending = deque(reader.submit(read, number) for number in islice(todo, ahead))
-        while True:
-            asked = time.perf_counter()
-            pending.extend(reader.submit(read, number) for number in islice(todo, 1))
-            if not pending:
-                return
-            batch = pending.popleft().result()
-            waiting.seconds += time.perf_counter() - asked
-            yield batch
-            # Or a batch would be kept while the next one is waited for.
-            del batch
-    finally:
-        reader.shutdown(cancel_futures=True)
 
 
 def batch_count(items: int, batch_size: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from knots.adapters import Adapter
-from knots.evaluation.batches import Batch, ShardedBatches, Waiting, sharded_loaders
+from knots.evaluation.batches import Batch, ShardedBatches, sharded_loaders
 from knots.evaluation.metrics import ItemTable, JointCounts, TaskCounts
 from knots.evaluation.precision import exact_float32
 from knots.evaluation.predictors import Merged, Plan, Predictor
@@ -25,6 +25,7 @@ from knots.evaluation.scores import NO_PREDICTION, class_scores, group_ranks, la
 from knots.models.attach import Attached, attach, beside, check_modules
 from knots.models.clip import Clip
 from knots.models.heads import Heads, build_heads
+from knots.prefetching import Waiting
 from knots.suites.data import Reading, load_split, prepare
 from knots.suites.tasks import Suite
 
