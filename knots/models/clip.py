@@ -191,14 +191,18 @@ def clip_reading(base: Base, options: DataOptions) -> Reading:
     return Reading(transform, options.skip_broken, options.workers or os.cpu_count() or 1)
 
 
-def load_clip(spec: ClipSpec) -> Clip:
+def load_clip(spec: ClipSpec, base: Base | None = None) -> Clip:
     """Load a CLIP in float32 on the CPU.
+
+    Args:
+        spec: which one.
+        base: where it is, if that was found out before: a folder is hashed, and a hub asked, each time.
 
     Raises:
         KnotsError: the base is not there, is no CLIP, or lacks weights (transformers would fill
             them with random numbers).
     """
-    base = find_base(spec.base, spec.revision)
+    base = base or find_base(spec.base, spec.revision)
     try:
         loaded: Any = CLIPModel.from_pretrained(base.folder, dtype=torch.float32, output_loading_info=True)
         model, info = loaded

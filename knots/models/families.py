@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from knots.models.bases import Base
 from knots.models.clip import Clip, ClipSpec, load_clip
 
 
@@ -15,12 +16,12 @@ class Family:
     Attributes:
         modality: of the suites that it takes, "vision" or "language".
         spec: what the model is called and where its base is.
-        load: reads the base in float32 on the CPU.
+        load: reads the base in float32 on the CPU; it is located first where it is not given.
     """
 
     modality: str
     spec: type[ClipSpec]
-    load: Callable[[ClipSpec], Clip]
+    load: Callable[[ClipSpec, Base | None], Clip]
 
 
 FAMILIES: Mapping[str, Family] = {

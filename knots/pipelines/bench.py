@@ -69,7 +69,7 @@ class Bench:
     @cached_property
     def clip(self) -> Clip:
         """The base in the plan's precision."""
-        clip = FAMILIES[self.plan.model.family].load(self.plan.model.spec)
+        clip = FAMILIES[self.plan.model.family].load(self.plan.model.spec, self.base)
         clip.model.to(DTYPES[self.plan.scoring.precision])
         return clip
 

@@ -68,7 +68,7 @@ def run_merge(plan: MergePlan, console: Console | None = None) -> Outcome:
             A mistake in the options or the adapters shows before anything is evaluated.
     """
     bench = Bench(plan, console or Console(quiet=True))
-    if plan.force or _found(plan, bench) is None:
+    if plan.force or find_run(plan.root, run_id(_identity(plan, bench))) is None:
         rehearse(plan, bench)
     baselines = {kind: _answer(plan.baseline(kind), bench, {}) for kind in BASELINES[plan.kind]}
     answer = _answer(plan, bench, baselines)
@@ -83,10 +83,6 @@ class Answer:
     result: EvaluationResult
 
 
-def _found(plan: MergePlan, bench: Bench) -> Run | None:
-    return find_run(plan.root, run_id(_identity(plan, bench)))
-
-
 def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
     adapters = bench.adapters if plan.kind != "zero_shot" else ()
     return merge_identity(plan, bench.base.identity, bench.text, adapters, bench.reading)
@@ -94,12 +90,12 @@ def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
 
 def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> Answer:
     """Read the run if it is finished, else make it."""
-    found = None if plan.force else _found(plan, bench)
+    identity = _identity(plan, bench)
+    name = run_id(identity)
+    found = None if plan.force else find_run(plan.root, name)
     if found is not None:
         log.info("%s is finished already: %s", plan.label, found.folder)
         return Answer(found, _stored_result(found))
-    identity = _identity(plan, bench)
-    name = run_id(identity)
     with writing(plan.root, name, config=plan.config, identity=identity) as draft:
         if plan.kind == "merged":
             _say_options(plan)
