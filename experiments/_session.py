@@ -82,11 +82,8 @@ def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
     """Give a fresh run's numbers, table and figure to the logger that the configuration names."""
     if not outcome.run.fresh or not is_first_process() or not config["logger"].get("_target_"):
         return
-    import wandb  # only now, because a skipped run logs nothing and should not wait for it
-
+    wandb = _silent_wandb()
     logger = hydra.utils.instantiate(config["logger"])
-    # The configuration silences a run of W&B; this, what is said before there is one.
-    wandb.setup(wandb.Settings(silent=True))
     try:
         logger.log_hyperparams({**config, "run_id": outcome.run.run_id})
         logger.log_metrics(_numbers(outcome.run.metrics))
@@ -94,8 +91,7 @@ def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
             logger.log_table("per_task", dataframe=_frame(outcome))
             logger.log_image("accuracy", [str(outcome.run.folder / "figures" / "accuracy.png")])
         logger.finalize("success")
-        if isinstance(logger.experiment, wandb.Run):
-            logger.experiment.finish()
+        _finish(logger)
     except (wandb.errors.Error, OSError) as error:
         log.warning("the run is finished, but %s could not log it: %s", type(logger).__name__, error)
 
@@ -118,10 +114,7 @@ class TaskLoggers:
         settings = self.config["logger"]
         if not settings.get("_target_") or not is_first_process():
             return None
-        import wandb  # only now, because skipped tasks log nothing and should not wait for it
-
-        # The configuration silences a run of W&B; this, what is said before there is one.
-        wandb.setup(wandb.Settings(silent=True))
+        wandb = _silent_wandb()
         name = "/".join(filter(None, [settings.get("name"), f"{self.config['model']['name']}-{task}"]))
         try:
             logger = hydra.utils.instantiate(settings, name=name)
@@ -135,12 +128,25 @@ class TaskLoggers:
     def close(self) -> None:
         """End the current task's run."""
         logger, self.current = self.current, None
-        if logger is None:
-            return
-        import wandb
+        if logger is not None:
+            _finish(logger)
 
-        if isinstance(logger.experiment, wandb.Run):
-            logger.experiment.finish()
+
+def _silent_wandb() -> Any:
+    """W&B, imported only where something is logged: what is skipped should not wait for it."""
+    import wandb
+
+    # The configuration silences a run; this, what is said before there is one.
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb
+
+
+def _finish(logger: Any) -> None:
+    """End a logger's run, if it is one of W&B."""
+    import wandb
+
+    if isinstance(logger.experiment, wandb.Run):
+        logger.experiment.finish()
 
 
 def _numbers(metrics: Any, prefix: str = "") -> dict[str, float]:
