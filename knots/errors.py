@@ -12,6 +12,11 @@ class KnotsError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> KnotsError:
     """Build the error for a name that is not in a table, with the nearest names first.
 

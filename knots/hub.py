@@ -87,6 +87,12 @@ def snapshot(
     return folder
 
 
+def looks_like_id(text: str) -> bool:
+    """Whether a text can be a hub id, `owner/name`: one slash, no leading dot, drive letter or backslash."""
+    local = text.startswith((".", "/", "~")) or text.endswith("/") or "\\" in text
+    return text.count("/") == 1 and not local
+
+
 def commit(folder: Path) -> str:
     """The commit of a folder that `snapshot` returned."""
     return folder.name

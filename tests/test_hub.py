@@ -282,3 +282,23 @@ def test_importing_the_module_is_cheap() -> None:
     nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes}
     assert {str(name).partition(".")[0] for name in names} <= sys.stdlib_module_names | {"knots"}
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("owner/name", True),
+        ("owner/name.v2-x_y", True),
+        ("name", False),
+        ("a/b/c", False),
+        ("owner/", False),
+        ("./name", False),
+        ("../name", False),
+        ("/owner/name", False),
+        ("~/name", False),
+        ("C:\\name/x", False),
+        ("", False),
+    ],
+)
+def test_what_looks_like_an_id(text: str, holds: bool):
+    assert client.looks_like_id(text) is holds

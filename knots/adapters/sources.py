@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from knots import hub
-from knots.assets import asset_path
+from knots.assets import ASSET, asset_path
 from knots.errors import KnotsError
 
 CONFIG_FILE = "adapter_config.json"
@@ -14,8 +14,6 @@ SAFETENSORS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 WEIGHTS = (SAFETENSORS_FILE, PICKLE_FILE)
 HEADS_FILE = "heads.safetensors"
-
-ASSET = "asset:"
 
 
 def locate(source: str | Path, revision: str | None) -> Path:
@@ -37,7 +35,7 @@ def locate(source: str | Path, revision: str | None) -> Path:
         pass
     elif folder.exists():
         raise KnotsError(f"{text!r} is a file; give the folder that holds {CONFIG_FILE} and the weights")
-    elif isinstance(source, Path) or _looks_local(text):
+    elif isinstance(source, Path) or not hub.looks_like_id(text):
         raise KnotsError(f"no such folder: {text!r}")
     else:
         folder = _from_hub(text, revision)
@@ -54,11 +52,6 @@ def default_name(source: str | Path) -> str:
     """The last part of the path or id."""
     text = os.fspath(source).removeprefix(ASSET)
     return Path(text).expanduser().resolve().name
-
-
-def _looks_local(text: str) -> bool:
-    """Hub ids are `owner/name`: one slash, no leading dot, and no drive letter or backslash."""
-    return text.startswith((".", "/", "~")) or text.count("/") != 1 or text.endswith("/") or "\\" in text
 
 
 def _check_config(folder: Path, source: str) -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from knots.errors import KnotsError
 
+ASSET = "asset:"
+"""What a source begins with that names a path below this folder."""
+
 
 def asset_path(relative: str) -> Path:
     """The path of a file or folder shipped with the package.

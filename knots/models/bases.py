@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knots import hub
-from knots.assets import asset_path
+from knots.assets import ASSET, asset_path
 from knots.errors import KnotsError
 
-ASSET = "asset:"
 CONTENT = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Suffixes of the files that make up a base: weights, tokenizer, transform; not its model card."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What the file of a model's weights may be called, the better one first."""
+
 SMALL = ("*.json", "*.txt", "*.model")
 
 

@@ -14,11 +14,9 @@ from knots import hub
 from knots.adapters.adapter import Adapter, content_fingerprint
 from knots.adapters.tensors import read_tensors
 from knots.errors import KnotsError
+from knots.models.bases import WEIGHTS
 from knots.models.clip import Clip
 from knots.updates import Dense
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What the weights' file may be called, the better one first."""
 
 PREFIXES = ("", "vision_model.", "clip.vision_model.")
 """What the keys of a vision tower may begin with, by who saved it."""
@@ -62,7 +60,7 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         if revision is not None:
             raise KnotsError(f"revision={revision!r} is for models on the hub; {text!r} is a folder")
         return folder
-    if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if isinstance(source, Path) or not hub.looks_like_id(text):
         raise KnotsError(f"no such folder: {text!r}")
     return hub.snapshot(text, ["config.json"], one_of=WEIGHTS, revision=revision)
 

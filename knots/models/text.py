@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from knots import hub
-from knots.errors import KnotsError, unknown
+from knots.errors import KnotsError, first_line, unknown
 
 PROMPT_BATCH = 256
 """Prompts that go through a text tower at once."""
@@ -144,9 +144,8 @@ def _load(spec: TextSpec) -> Any:
     try:
         return open_clip.create_model(spec.open_clip, pretrained=str(place))
     except Exception as error:  # damaged files make its readers stumble in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise KnotsError(
-            f"open_clip model {spec.open_clip!r}: weights in {place} cannot be loaded: {reason}"
+            f"open_clip model {spec.open_clip!r}: weights in {place} cannot be loaded: {first_line(error)}"
         ) from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from knots.errors import KnotsError, unknown
+from knots.errors import KnotsError, first_line, unknown
 from knots.suites import images, miniature
 from knots.suites.cache import Broken, ImageArrays, Pixels
 from knots.suites.miniature.canvas import SIZE
@@ -174,7 +174,7 @@ def _decoded(raw: Mapping[str, Any], name: str, transform: Transform) -> Pixels 
         if _of_the_machine(error):
             raise
         label = f"{name}, {Path(raw['path']).name}" if raw.get("path") else name
-        return Broken(label, (str(error).splitlines() or [type(error).__name__])[0])
+        return Broken(label, first_line(error))
 
 
 def _of_the_machine(error: Exception) -> bool:

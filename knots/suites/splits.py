@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from knots.errors import KnotsError, unknown
+from knots.errors import KnotsError, first_line, unknown
 from knots.files import write_whole
 from knots.suites.tasks import ImageTask
 
@@ -210,8 +210,7 @@ def _read(path: Path, where: str) -> Any:
             return load_file(path)
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # damaged bytes make either reader stumble in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise KnotsError(f"{where} cannot be read: {reason}") from error
+        raise KnotsError(f"{where} cannot be read: {first_line(error)}") from error
 
 
 def _downloaded(url: str, where: str, cache_dir: Path) -> Path:
