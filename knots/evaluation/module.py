@@ -91,7 +91,7 @@ class SuiteEvaluation(L.LightningModule):
     def prepare_data(self) -> None:
         """Fill the data cache, once a machine; one task's failure leaves the others' data in the cache."""
         settings = self.settings
-        splits = [(task, settings.split) for task in self.suite.tasks]
+        splits = [(task, settings.split) for task in self.suite.image_tasks]
         prepare(splits, settings.cache_dir, settings.reading or Reading())
 
     def setup(self, stage: str) -> None:
@@ -107,7 +107,7 @@ class SuiteEvaluation(L.LightningModule):
         settings = self.settings
         splits = [
             load_split(task, settings.split, settings.cache_dir, settings.reading)
-            for task in self.suite.tasks
+            for task in self.suite.image_tasks
         ]
         copies = max(len(adapters) for adapters in self._plan)
         # T copies of every image go through the tower, so a batch holds fewer images.

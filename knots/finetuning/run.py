@@ -85,7 +85,7 @@ def finetune_tasks(
     # The commit says more than the name of a branch.
     commit = clip.base.identity.get("commit", spec.revision)
     origin = Origin(spec.name, spec.base, commit, suite.name)
-    for one in suite.tasks:
+    for one in suite.image_tasks:
         if not {one.name, "all"} & set(wanted):
             continue
         place = folder / one.name

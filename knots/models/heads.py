@@ -126,7 +126,7 @@ def build_heads(
 ) -> Heads:
     """Class features of every task, and of their union with each class's own templates: `task_features`."""
     labels = suite.joint()
-    tasks = tuple(task_features(clip, suite.tasks, cache_dir, device))
+    tasks = tuple(task_features(clip, suite.image_tasks, cache_dir, device))
     # A shared class has the same name and templates in each of its tasks, so any of them will do.
     joint = tasks[0].new_empty(len(labels), tasks[0].shape[1])
     for features, mapping in zip(tasks, labels.local_to_joint, strict=True):

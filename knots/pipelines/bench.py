@@ -94,7 +94,8 @@ class Bench:
         log.info("%s: looking at %d %s images of each task", plan.label, wanted.examples, wanted.split)
         sample = Sample(wanted.examples, wanted.seed)
         splits = [
-            load_split(task, wanted.split, plan.cache_dir, self.reading, sample) for task in plan.suite.tasks
+            load_split(task, wanted.split, plan.cache_dir, self.reading, sample)
+            for task in plan.suite.image_tasks
         ]
         batch = min(plan.scoring.batch_size, CALIBRATION_BATCH)
         if rule == "regmean":

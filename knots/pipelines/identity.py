@@ -39,7 +39,7 @@ def merge_identity(
         "family": plan.model.family,
         "base": dict(base),
         "adapters": [[adapter.name, adapter.fingerprint] for adapter in adapters],
-        "suite": [_task(plan, task, scoring.split, reading) for task in plan.suite.tasks],
+        "suite": [_task(plan, task, scoring.split, reading) for task in plan.suite.image_tasks],
         "eval": {"mode": scoring.mode, "protocol": scoring.protocol, "split": scoring.split},
         "precision": scoring.precision,
     }
@@ -48,7 +48,7 @@ def merge_identity(
     if plan.kind == "merged":
         identity |= {"merge": _options(plan.options), "seed": plan.seed, "max_rank": plan.max_rank}
     if plan.calibration is not None:
-        shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.tasks]
+        shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.image_tasks]
         identity["calibration"] = {**vars(plan.calibration), "data": shown}
     if text is not None:
         identity["text"] = dict(text)

@@ -1,4 +1,4 @@
-"""Suites: which tasks belong to a benchmark, with their labels, prompts and split sizes.
+"""Suites: which tasks belong to a benchmark, with their labels, prompts or masks, and split sizes.
 
 A suite is read from a plain mapping, as a YAML file gives it; nothing here opens data.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -18,18 +18,24 @@ SPLITS = ("train", "validation", "test")
 MODALITIES = ("vision", "language")
 
 SUITE_KEYS = ("name", "modality", "tasks")
-TASK_KEYS = ("name", "classes", "templates", "sizes", "source", "published")
-NEEDED = ("classes", "templates", "sizes", "source")
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "vision": ("classes", "templates", "sizes", "source"),
+    "language": ("classes", "max_length", "sizes", "source"),
+}
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "vision": ("name", "published"),
+    "language": ("name", "published", "absent"),
+}
+"""The keys of a task, by modality."""
 
 
 @dataclass(frozen=True)
-class ImageTask:
-    """One image classification task.
+class Task:
+    """What tasks of all modalities have.
 
     Attributes:
         name: the task's name, which is also what `{task}` becomes in an adapter pattern.
         classes: the class names in the order of the integer labels.
-        templates: prompts in which `{}` stands for the class name.
         sizes: split -> number of items; what is loaded is checked against it.
         source: where the items come from: `kind` and whatever that kind needs.
         published: model -> a published accuracy in percent of its fine-tuned model.
@@ -37,7 +43,6 @@ class ImageTask:
 
     name: str
     classes: tuple[str, ...]
-    templates: tuple[str, ...]
     sizes: Mapping[str, int]
     source: Mapping[str, Any]
     published: Mapping[str, float] = field(default_factory=dict)
@@ -51,6 +56,30 @@ class ImageTask:
         if split not in self.sizes:
             raise unknown(f"split of task {self.name!r}:", split, self.sizes)
         return self.sizes[split]
+
+
+@dataclass(frozen=True)
+class ImageTask(Task):
+    """One image classification task.
+
+    Attributes:
+        templates: prompts in which `{}` stands for the class name.
+    """
+
+    templates: tuple[str, ...] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """One task on pairs of sentences, scored by a head of its own.
+
+    Attributes:
+        max_length: the most tokens of a pair; what is longer is cut.
+        absent: numbers of the classes that the task does not have, though its head does: never predicted.
+    """
+
+    max_length: int = field(kw_only=True)
+    absent: tuple[int, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +123,28 @@ class Suite:
 
     name: str
     modality: str
-    tasks: tuple[ImageTask, ...]
+    tasks: tuple[Task, ...]
+
+    @property
+    def image_tasks(self) -> tuple[ImageTask, ...]:
+        """The tasks of a suite of images.
+
+        Raises:
+            KnotsError: it is of another modality.
+        """
+        return tuple(task for task in self.tasks if isinstance(task, ImageTask)) or self._other("vision")
+
+    @property
+    def text_tasks(self) -> tuple[TextTask, ...]:
+        """The tasks of a suite of sentences.
+
+        Raises:
+            KnotsError: it is of another modality.
+        """
+        return tuple(task for task in self.tasks if isinstance(task, TextTask)) or self._other("language")
+
+    def _other(self, wanted: str) -> NoReturn:
+        raise KnotsError(f"suite {self.name!r} is of {self.modality}, not of {wanted}")
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -122,10 +172,13 @@ class Suite:
 
         Two tasks share a class only where its name and the list of templates are both equal, for
         only then is it the same text to the model.
+
+        Raises:
+            KnotsError: the suite is not of images.
         """
         first_seen: dict[tuple[str, tuple[str, ...]], int] = {}
         mappings = []
-        for task in self.tasks:
+        for task in self.image_tasks:
             labels = [first_seen.setdefault((name, task.templates), len(first_seen)) for name in task.classes]
             mappings.append(torch.tensor(labels, dtype=torch.int64))
         belongs = torch.zeros(len(first_seen), len(self.tasks), dtype=torch.bool)
@@ -146,8 +199,9 @@ def parse_suite(config: Mapping[str, Any]) -> Suite:
     """Read a suite from plain values.
 
     Args:
-        config: `{name, modality, tasks: {task name: {classes, templates, sizes, source}}}`; the order
-            of `tasks` is the order of the suite.
+        config: `{name, modality, tasks: {task name: {classes, sizes, source, ...}}}`, where a task of images
+            has `templates` and one of sentences `max_length` and perhaps `absent`; the order of `tasks` is
+            the order of the suite.
 
     Raises:
         KnotsError: a key is unknown or absent, or a value is not what it should be; the message
@@ -159,27 +213,56 @@ def parse_suite(config: Mapping[str, Any]) -> Suite:
         raise unknown(f"modality of {where}:", str(config["modality"]), MODALITIES)
     if not isinstance(config["tasks"], Mapping) or not config["tasks"]:
         raise KnotsError(f"{where}: `tasks` must map task names to tasks, got {config['tasks']!r}")
-    tasks = tuple(_parse_task(str(name), task) for name, task in config["tasks"].items())
-    return Suite(name=str(config["name"]), modality=str(config["modality"]), tasks=tasks)
+    modality = str(config["modality"])
+    tasks = tuple(_parse_task(str(name), task, modality) for name, task in config["tasks"].items())
+    return Suite(name=str(config["name"]), modality=modality, tasks=tasks)
 
 
-def _parse_task(name: str, config: Mapping[str, Any]) -> ImageTask:
-    where = f"task {name!r}"
+def _parse_task(name: str, config: Mapping[str, Any], modality: str) -> Task:
+    where, known = f"task {name!r}", (*NEEDED[modality], *OPTIONAL[modality])
     if not isinstance(config, Mapping):
-        raise KnotsError(f"{where} must be a mapping with {', '.join(TASK_KEYS)}, got {config!r}")
-    _check_keys(where, config, TASK_KEYS, required=NEEDED)
+        raise KnotsError(f"{where} must be a mapping with {', '.join(known)}, got {config!r}")
+    _check_keys(where, config, known, required=NEEDED[modality])
     if config.get("name", name) != name:
         raise KnotsError(f"{where} stands under that key but calls itself {config['name']!r}")
-    classes = _strings(where, "classes", config["classes"])
-    templates = _strings(where, "templates", config["templates"])
-    for template in templates:
-        if template.count("{}") != 1:
-            raise KnotsError(f"{where}: template {template!r} must hold {{}} once, for the class name")
     source = config["source"]
     if not isinstance(source, Mapping) or "kind" not in source:
         raise KnotsError(f"{where}: `source` must be a mapping with a `kind`, got {source!r}")
-    published = _parse_published(where, config.get("published") or {})
-    return ImageTask(name, classes, templates, _parse_sizes(where, config["sizes"]), dict(source), published)
+    classes = _strings(where, "classes", config["classes"])
+    common = (
+        *(name, classes, _parse_sizes(where, config["sizes"]), dict(source)),
+        _parse_published(where, config.get("published") or {}),
+    )
+    if modality == "vision":
+        return ImageTask(*common, templates=_templates(where, config["templates"]))
+    absent = _absent(where, config.get("absent"), classes)
+    return TextTask(*common, max_length=_max_length(where, config["max_length"]), absent=absent)
+
+
+def _templates(where: str, values: object) -> tuple[str, ...]:
+    templates = _strings(where, "templates", values)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise KnotsError(f"{where}: template {template!r} must hold {{}} once, for the class name")
+    return templates
+
+
+def _max_length(where: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise KnotsError(f"{where}: max_length={value!r}; a whole number of tokens, 1 or more, is needed")
+    return value
+
+
+def _absent(where: str, values: object, classes: Sequence[str]) -> tuple[int, ...]:
+    if values is None or values == []:
+        return ()
+    names = _strings(where, "absent", values)
+    for name in names:
+        if name not in classes:
+            raise unknown(f"class in `absent` of {where}:", name, classes)
+    if len(names) == len(classes):
+        raise KnotsError(f"{where}: `absent` leaves no class")
+    return tuple(classes.index(name) for name in names)
 
 
 def _parse_published(where: str, published: object) -> dict[str, float]:

@@ -100,7 +100,7 @@ def picture_folder(folder: Path, classes: Sequence[str] = CLASSES, form: str = "
 def one_task(path: Path | str, sizes: Mapping[str, int] | None = None, **source: Any) -> ImageTask:
     splits = {"train": "train", "test": "test"}
     options = {"kind": "images", "path": str(path), "splits": splits, "validation": None, **source}
-    return ImageTask("signs", CLASSES, ("a {}",), sizes or SIZES, options)
+    return ImageTask("signs", CLASSES, sizes or SIZES, options, templates=("a {}",))
 
 
 def identity(path: Path | str, cache: Path, split: str = "test", **source: Any) -> Mapping[str, Any]:

@@ -187,7 +187,7 @@ def draw(task, split):
     return data.ImageArrays(images, generator.integers(0, 2, size=3000))
 
 data.SOURCES = {"noise": drawn(draw, version=1, options=(), size=32)}
-task = ImageTask("noise", ("a", "b"), ("{}",), {"test": 3000}, {"kind": "noise"})
+task = ImageTask("noise", ("a", "b"), {"test": 3000}, {"kind": "noise"}, templates=("{}",))
 print(zlib.crc32(np.ascontiguousarray(data.load_split(task, "test", sys.argv[1]).images)))
 """
 
@@ -238,8 +238,7 @@ def test_unknown_sources_are_named(source: dict[str, object], message: str, tmp_
 
 
 def test_miniature_is_a_source(tmp_path: Path):
-    task = ImageTask(
-        "textures", tuple("abcdefghijklmnop"), ("a {}",), {"validation": 6}, {"kind": "miniature", "seed": 3}
-    )
+    source = {"kind": "miniature", "seed": 3}
+    task = ImageTask("textures", tuple("abcdefghijklmnop"), {"validation": 6}, source, templates=("a {}",))
     arrays = load_split(task, "validation", tmp_path)
     assert arrays.images.shape == (6, 32, 32, 3)

@@ -209,7 +209,7 @@ def test_another_count_is_refused(tmp_path: Path):
 
 def real_task(shared: Path, name: str, sizes: Mapping[str, int], classes: Sequence[str]) -> ImageTask:
     source = {"kind": "images", "path": str(shared / "data" / name), "splits": {s: s for s in sizes}}
-    return ImageTask(name, tuple(classes), ("a {}",), sizes, source)
+    return ImageTask(name, tuple(classes), sizes, source, templates=("a {}",))
 
 
 def names_of(shared: Path, name: str) -> list[str]:

@@ -34,7 +34,7 @@ TESTED = {"cars": 6433, "gtsrb": 10104, "mnist": 8000, "sun397": 15880, "svhn": 
 
 def task(validation: object = None, splits: object = SPLITS, name: str = "signs") -> ImageTask:
     source = {"kind": "images", "path": "a/b", "splits": splits, "validation": validation}
-    return ImageTask(name, ("a", "b", "c"), ("{}",), {}, source)
+    return ImageTask(name, ("a", "b", "c"), {}, source, templates=("{}",))
 
 
 def part(**options: object) -> dict[str, object]:

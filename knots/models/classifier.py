@@ -1,0 +1,170 @@
+"""The classifier family: a decoder of transformers whose last hidden state a task's own head reads.
+
+Updates attach to the whole model, whose module names (`model.layers.0.self_attn.q_proj`) are those of PEFT
+adapters. Its own head is never used: each task brings one.
+
+Shapes: B items, L tokens of the longest, D size of the hidden state, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from knots.errors import KnotsError
+from knots.models.bases import Base, find_base
+from knots.suites.texts import TextReading
+
+HEAD = "score"
+"""What transformers calls the head of a decoder for sequence classification."""
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """Which decoder to load.
+
+    Attributes:
+        name: how the model is called in tables.
+        base: a folder, `asset:<path>` for one that ships with the package, or a hub id.
+        revision: branch, tag or commit of a hub id; None is its main branch.
+    """
+
+    name: str
+    base: str
+    revision: str | None = None
+
+
+class Classifier(nn.Module):
+    """A decoder without a head of its own.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
+        base: where it was loaded from.
+        pad: the token that fills up rows. It stands to the right, where a decoder never looks.
+    """
+
+    def __init__(self, model: Any, base: Base, pad: int) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.base, self.pad = base, pad
+
+    @property
+    def tower(self) -> nn.Module:
+        """The model, to whose linear modules the updates attach."""
+        tower: nn.Module = self.model
+        return tower
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def width(self) -> int:
+        """D, the size of the hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """What a head reads: the hidden state of each item's last token, after the final norm.
+
+        No mask is needed: a token of a decoder sees only those before it, and padding stands behind.
+
+        Args:
+            tokens: int64 [B, L], padded on the right.
+            lengths: int64 [B].
+
+        Returns:
+            [B, D] in the precision of the weights.
+        """
+        if len(tokens) == 0:
+            return torch.zeros(0, self.width, dtype=self.dtype, device=tokens.device)
+        hidden: Tensor = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        return hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+
+
+def classifier_reading(base: Base) -> TextReading:
+    """How pairs of sentences become what a decoder takes; its weights are not needed.
+
+    Raises:
+        KnotsError: the base has no tokenizer that can be read.
+    """
+    with _about(f"the tokenizer of the base in {base.folder}"), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    digest = hashlib.sha256()
+    for path in sorted(base.folder.iterdir()):
+        if "token" in path.name or path.suffix == ".model":
+            digest.update(path.name.encode() + path.read_bytes())
+    return TextReading(tokenizer, {"tokenizer": digest.hexdigest()})
+
+
+def load_classifier(
+    spec: ClassifierSpec, base: Base | None = None, dtype: torch.dtype = torch.float32
+) -> Classifier:
+    """Load a decoder for sequence classification on the CPU.
+
+    Args:
+        spec: which one.
+        base: where it is, if that was found out before.
+        dtype: of the weights; they are never held in another one.
+
+    Raises:
+        KnotsError: the base is not there, is no decoder, or lacks weights (transformers would fill
+            them with random numbers).
+    """
+    base = base or find_base(spec.base, spec.revision)
+    # transformers draws the absent head from the global generator.
+    with _about(f"model {spec.name!r}: the base {spec.base!r}"), _quiet(), torch.random.fork_rng(devices=[]):
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            base.folder, dtype=dtype, output_loading_info=True
+        )
+    model, info = loaded
+    head = getattr(model, HEAD, None)
+    if not isinstance(head, nn.Linear) or model.base_model is model:
+        raise KnotsError(
+            f"model {spec.name!r}: the base {spec.base!r} is a {type(model).__name__}, no decoder with a "
+            f"linear head {HEAD!r} on the last token"
+        )
+    absent = sorted(name for name in info["missing_keys"] if not name.startswith(f"{HEAD}."))
+    if absent:
+        raise KnotsError(
+            f"model {spec.name!r}: the base {spec.base!r} lacks {len(absent)} weights, such as {absent[0]!r}"
+        )
+    pad = model.config.pad_token_id
+    return Classifier(model, base, 0 if pad is None else int(pad))
+
+
+@contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Name what could not be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, ImportError) as error:
+        raise KnotsError(f"{what} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice to train a head that is never used."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
