@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from knots.evaluation.batches import AHEAD, Batch, ShardedBatches
+from knots.evaluation.batches import AHEAD, Batch, ImageCut, ShardedBatches
 from knots.prefetching import Waiting
 from knots.provenance import describe_machine
 from knots.suites.data import ImageArrays
@@ -49,11 +49,11 @@ def mapped_split(folder: Path, cfg: DictConfig) -> ImageArrays:
     return ImageArrays(np.load(folder / "images.npy", mmap_mode="r"), np.zeros(cfg.images, np.int64))
 
 
-def loaders(arrays: ImageArrays, cfg: DictConfig) -> dict[str, ShardedBatches | DataLoader[Any]]:
+def loaders(arrays: ImageArrays, cfg: DictConfig) -> dict[str, ShardedBatches[Batch] | DataLoader[Any]]:
     """The ways to read, by name."""
     pinned = cfg.device.startswith("cuda")
-    plain = ShardedBatches(arrays, 0, cfg.batch_size, 0, 1, 0, pinned=pinned, ahead=0)
-    pageable = dataclasses.replace(plain, pinned=False)
+    plain = ShardedBatches(ImageCut(arrays, 0, cfg.batch_size, pinned), ahead=0)
+    pageable = ImageCut(arrays, 0, cfg.batch_size)
     numbers = range(len(plain))
     # Without a batch size DataLoader hands every "sample", here a batch's number, to `collate_fn` alone.
     worker = DataLoader(
@@ -62,7 +62,7 @@ def loaders(arrays: ImageArrays, cfg: DictConfig) -> dict[str, ShardedBatches | 
         num_workers=1,
         prefetch_factor=AHEAD,
         pin_memory=pinned,
-        collate_fn=pageable._read,
+        collate_fn=pageable.read,
     )
     return {
         "read ahead": dataclasses.replace(plain, ahead=AHEAD),

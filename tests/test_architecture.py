@@ -12,7 +12,7 @@ PACKAGE = ROOT / "knots"
 FLOORS = [
     {"errors"},
     {"hub", "files", "prefetching"},
-    {"assets"},
+    {"assets", "urls"},
     {"linalg", "randomness"},
     {"updates"},
     {"adapters", "spaces"},

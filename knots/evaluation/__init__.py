@@ -2,7 +2,7 @@
 
 from knots.evaluation.predictors import Ensemble, Finetuned, Merged, Predictor, ZeroShot
 from knots.evaluation.results import EvaluationResult, JointResult, Speed
-from knots.evaluation.run import MODES, PROTOCOLS, evaluate
+from knots.evaluation.run import MODES, PROTOCOLS, check_protocol, evaluate, own_mode
 from knots.evaluation.summary import summarize
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "Predictor",
     "Speed",
     "ZeroShot",
+    "check_protocol",
     "evaluate",
+    "own_mode",
     "summarize",
 ]

@@ -26,19 +26,30 @@ class Speed:
     """How fast an evaluation went, and how much of it the processor stood still for want of data.
 
     Attributes:
-        images: items scored by all processes; an item counts once, also where several models score it.
+        items: scored by all processes; an item counts once, also where several models score it.
         seconds: from the first batch to the last on this process, without merging and embedding classes.
         waiting_seconds: the part of them in which the next batch was not there yet.
+        unit: what the items are called.
+        tokens: of all items, padding aside; None for pictures.
     """
 
-    images: int
+    items: int
     seconds: float
     waiting_seconds: float
+    unit: str = "images"
+    tokens: int | None = None
 
     @property
-    def images_per_second(self) -> float:
-        """Images over seconds; 0 where no time passed."""
-        return self.images / self.seconds if self.seconds > 0 else 0.0
+    def items_per_second(self) -> float:
+        """Items over seconds; 0 where no time passed."""
+        return self.items / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens over seconds; 0 where no time passed, None for pictures."""
+        if self.tokens is None:
+            return None
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def waiting_share(self) -> float:
@@ -46,8 +57,10 @@ class Speed:
         return self.waiting_seconds / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
+        tokens = "" if self.tokens_per_second is None else f"{self.tokens_per_second:,.0f} tokens/s, "
         return (
-            f"{self.images:,} images in {self.seconds:.1f} s ({self.images_per_second:,.0f} images/s, "
+            f"{self.items:,} {self.unit} in {self.seconds:.1f} s "
+            f"({self.items_per_second:,.0f} {self.unit}/s, {tokens}"
             f"{100 * self.waiting_share:.0f} % of it waiting for data)"
         )
 
@@ -78,6 +91,7 @@ class EvaluationResult:
 
     Attributes:
         suite: name of the suite.
+        modality: of the suite, "vision" or "language".
         kind: what was evaluated: merged, ensemble, zero_shot or finetuned.
         mode: per_task, joint or all.
         protocol: float32 or reference.
@@ -96,6 +110,7 @@ class EvaluationResult:
     """
 
     suite: str
+    modality: str
     kind: str
     mode: str
     protocol: str
@@ -162,6 +177,7 @@ def build_result(
         predictions[column] = pd.array([pd.NA] * len(predictions), dtype="Int64")
     return EvaluationResult(
         suite=suite.name,
+        modality=suite.modality,
         kind=kind,
         mode=mode,
         protocol=protocol,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from knots.errors import KnotsError
 from knots.evaluation.intervals import Bootstrap, Interval, PairedCounts, bootstrap, pair, wilson
@@ -60,6 +61,7 @@ def summarize(
         "schema": SCHEMA,
         "model": model,
         "suite": result.suite,
+        "modality": result.modality,
         "merge": {**merge},
         "seed": seed,
         "mode": result.mode,
@@ -81,6 +83,7 @@ def _per_task(
     """The keys `per_task` and `average`."""
     accuracies, base = _percents(result), _percents(zero_shot)
     filled = [task for task, n in zip(result.tasks, result.n, strict=True) if n]
+    majority = _majority(result)
     ratio_cis = dict(zip(filled, draws.normalized, strict=True)) if draws else {}
     rows: dict[str, dict[str, Any]] = {}
     for position, task in enumerate(result.tasks):
@@ -92,12 +95,23 @@ def _per_task(
             "accuracy": accuracy,
             "ci95": None if correct is None else _percent_interval(wilson(correct, n)),
             "zero_shot": base.get(task),
+            "majority": majority.get(task),
             "finetuned": ceiling,
             "normalized": None if ratio is None else 100 * ratio,
             "normalized_ci95": None if ratio is None else _percent_interval(ratio_cis.get(task)),
             "n": n,
         }
     return {"per_task": rows, "average": _average([rows[task] for task in filled], draws)}
+
+
+def _majority(result: EvaluationResult) -> dict[str, float]:
+    """Task -> share of its most frequent label, in percent, which no constant answer beats."""
+    labels = result.predictions.groupby("task", sort=False)["label"]
+    return {str(task): 100 * float(share) for task, share in labels.agg(_most_frequent).items()}
+
+
+def _most_frequent(labels: pd.Series[int]) -> float:
+    return float(labels.value_counts(normalize=True).iloc[0])
 
 
 def _average(rows: list[dict[str, Any]], draws: Bootstrap | None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 *Folding* adds dW to the weight of the linear module and keeps the original, which `restore` puts
 back bit for bit. In bf16 or fp16 most of a small dW would be rounded away by the addition, so there
-low-rank updates run on the *side path*: a forward hook adds x A' B' to the module's output.
+updates run on the *side path*: a forward hook adds x A' B', or x dW', to the module's output. Rounded on
+its own, dW keeps all of its size, and each entry errs by its own last bit.
 
 The side path also runs T adapters in one pass, for the ensemble: the batch holds T copies of the
 images, one after the other, and the hook gives each copy its own adapter's update.
@@ -82,8 +83,7 @@ def attach(tower: nn.Module, adapter: Adapter) -> Attached:
     """Put one adapter on a tower in the way that its precision asks for: folded in float32, else beside it.
 
     Raises:
-        KnotsError: the adapter does not fit (see `check_modules`), or holds a dense update for a
-            module in half precision.
+        KnotsError: the adapter does not fit (see `check_modules`).
     """
     dtypes = {module.weight.dtype for _, module in _targets(tower, adapter)}
     if dtypes <= {torch.float32, torch.float64}:
@@ -120,11 +120,11 @@ def beside(tower: nn.Module, adapters: Sequence[Adapter]) -> Attached:
     A module that one of the adapters lacks is left unchanged for its copy. Ranks may differ.
 
     Raises:
-        KnotsError: an adapter does not fit, or holds a dense update for a module in half precision.
+        KnotsError: an adapter does not fit.
     """
     hooks = []
     modules = {name: module for adapter in adapters for name, module in _targets(tower, adapter)}
-    paths = {name: _side_path(name, module, adapters) for name, module in modules.items()}
+    paths = {name: _side_path(name, _weight(module), adapters) for name, module in modules.items()}
     for name, path in paths.items():
         hooks.append(modules[name].register_forward_hook(path))
     return Attached({}, hooks)
@@ -152,12 +152,10 @@ class SidePath:
         return output + added.view(output.shape)
 
 
-def _side_path(name: str, module: nn.Module, adapters: Sequence[Adapter]) -> SidePath:
+def _side_path(name: str, weight: Tensor, adapters: Sequence[Adapter]) -> SidePath:
     """Stack the T adapters' updates of one module on its device, in its precision, padded with zeros."""
-    weight = _weight(module)
     updates = [adapter.updates.get(name) for adapter in adapters]
     if any(isinstance(update, Dense) for update in updates):
-        _refuse_dense_in_half(name, weight)
         empty = weight.new_zeros(weight.shape)
         matrices = [empty if update is None else update.dense().to(empty) for update in updates]
         return SidePath(torch.stack(matrices).transpose(1, 2).contiguous(), None)
@@ -176,14 +174,6 @@ def _padded(update: Update | None, rank: int, weight: Tensor) -> tuple[Tensor, T
     a = F.pad(update.a.T, (0, missing))
     b = F.pad(update.b.T, (0, 0, 0, missing))
     return a.to(weight), b.to(weight)
-
-
-def _refuse_dense_in_half(name: str, weight: Tensor) -> None:
-    if weight.dtype not in (torch.float32, torch.float64):
-        raise KnotsError(
-            f"module {name!r} has a dense update, but the model is in {weight.dtype}, where it would be "
-            "rounded away: load the model with precision=32, or shorten the merge with max_rank"
-        )
 
 
 def _targets(tower: nn.Module, adapter: Adapter) -> list[tuple[str, Any]]:

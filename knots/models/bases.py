@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from knots import hub
 from knots.assets import ASSET, asset_path
-from knots.errors import KnotsError
+from knots.errors import KnotsError, first_line
 
 CONTENT = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Suffixes of the files that make up a base: weights, tokenizer, transform; not its model card."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What the file of a model's weights may be called, the better one first."""
+
+INDICES = tuple(f"{name}.index.json" for name in WEIGHTS)
+"""What the list of files is called where the weights are in several."""
 
 SMALL = ("*.json", "*.txt", "*.model")
 
@@ -49,12 +54,41 @@ def find_base(base: str, revision: str | None) -> Base:
         return _folder(folder)
     if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
         raise KnotsError(f"there is no folder {base!r} to load a model from")
-    folder = hub.snapshot(base, SMALL, one_of=WEIGHTS, revision=revision)
-    return Base(folder, {"hub": base, "commit": hub.commit(folder)})
+    folder = hub.snapshot(base, [*SMALL, WEIGHTS[0]], revision=revision)
+    commit, shards = hub.commit(folder), _shards(folder)
+    # Where there is no list of files, one file holds all weights.
+    folder = hub.snapshot(base, shards, one_of=() if shards else WEIGHTS, revision=commit)
+    _check_shards(base, folder, shards)
+    return Base(folder, {"hub": base, "commit": commit})
+
+
+def _shards(folder: Path) -> list[str]:
+    """The names of the files that the weights are spread over; none where they are in one of the best kind.
+
+    Raises:
+        KnotsError: the list of them cannot be read.
+    """
+    index = next((folder / name for name in INDICES if (folder / name).is_file()), None)
+    if index is None or (folder / WEIGHTS[0]).is_file():
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise KnotsError(f"{index} lists no files of weights: {first_line(error)}") from error
+
+
+def _check_shards(base: str, folder: Path, shards: Sequence[str]) -> None:
+    absent = [name for name in shards if not (folder / name).is_file()]
+    if absent:
+        raise KnotsError(
+            f"base {base!r}: {len(absent)} of its {len(shards)} files of weights are not there, such as "
+            f"{absent[0]!r}; get them anew, from the hub with a network"
+        )
 
 
 def _folder(folder: Path) -> Base:
     """A folder by names and contents of the files that make up a base."""
+    _check_shards(str(folder), folder, _shards(folder))
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in CONTENT:

@@ -37,11 +37,15 @@ class ClassifierSpec:
         name: how the model is called in tables.
         base: a folder, `asset:<path>` for one that ships with the package, or a hub id.
         revision: branch, tag or commit of a hub id; None is its main branch.
+        heads: path or URL of a file with the tasks' heads; None where the adapters have them.
+        pretrained: an adapter that stands for the base and must be a zero update; None where there is none.
     """
 
     name: str
     base: str
     revision: str | None = None
+    heads: str | None = None
+    pretrained: str | None = None
 
 
 class Classifier(nn.Module):

@@ -52,7 +52,7 @@ class Clip(nn.Module):
     """A CLIP with what its inputs need: the constants of its transform and its tokenizer.
 
     Attributes:
-        model: the transformers model, in float32 and in evaluation mode.
+        model: the transformers model, in evaluation mode.
         tower: the part of it that updates attach to.
         image_size: side of the square images it takes, in pixels.
         base: where the model was loaded from.
@@ -85,6 +85,11 @@ class Clip(nn.Module):
         """The precision of the vision tower's weights."""
         dtype: torch.dtype = self.model.visual_projection.weight.dtype
         return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean.device
 
     def normalize(self, images: Tensor) -> Tensor:
         """What the model sees of images in bytes, on their own device.
@@ -191,12 +196,13 @@ def clip_reading(base: Base, options: DataOptions) -> Reading:
     return Reading(transform, options.skip_broken, options.workers or os.cpu_count() or 1)
 
 
-def load_clip(spec: ClipSpec, base: Base | None = None) -> Clip:
-    """Load a CLIP in float32 on the CPU.
+def load_clip(spec: ClipSpec, base: Base | None = None, dtype: torch.dtype = torch.float32) -> Clip:
+    """Load a CLIP on the CPU.
 
     Args:
         spec: which one.
         base: where it is, if that was found out before: a folder is hashed, and a hub asked, each time.
+        dtype: of the weights.
 
     Raises:
         KnotsError: the base is not there, is no CLIP, or lacks weights (transformers would fill
@@ -204,7 +210,7 @@ def load_clip(spec: ClipSpec, base: Base | None = None) -> Clip:
     """
     base = base or find_base(spec.base, spec.revision)
     try:
-        loaded: Any = CLIPModel.from_pretrained(base.folder, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(base.folder, dtype=dtype, output_loading_info=True)
         model, info = loaded
         processor = CLIPImageProcessorPil.from_pretrained(base.folder)
         clip = Clip(model, processor, base, spec.text)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from knots.models.bases import Base
-from knots.models.clip import Clip, ClipSpec, load_clip
+from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
+from knots.models.clip import Clip, ClipSpec, clip_reading, load_clip
+from knots.suites.data import DataOptions, Reading
+from knots.suites.texts import TextReading
+
+Model = Clip | Classifier
+Spec = ClipSpec | ClassifierSpec
 
 
 @dataclass(frozen=True)
@@ -15,15 +24,26 @@ class Family:
 
     Attributes:
         modality: of the suites that it takes, "vision" or "language".
-        spec: what the model is called and where its base is.
-        load: reads the base in float32 on the CPU; it is located first where it is not given.
+        spec: what the model is called, where its base is, and the family's own options.
+        options: the keys of a model's configuration that only this family has; fields of `spec`.
+        load: reads the base on the CPU in a precision; it is located first where it is not given.
+        reading: how items become what the base takes.
     """
 
     modality: str
-    spec: type[ClipSpec]
-    load: Callable[[ClipSpec, Base | None], Clip]
+    spec: Callable[..., Spec]
+    options: tuple[str, ...]
+    load: Callable[[Any, Base | None, torch.dtype], Model]
+    reading: Callable[[Base, DataOptions], Reading | TextReading]
 
 
 FAMILIES: Mapping[str, Family] = {
-    "clip": Family("vision", ClipSpec, load_clip),
+    "clip": Family("vision", ClipSpec, ("text",), load_clip, clip_reading),
+    "classifier": Family(
+        "language",
+        ClassifierSpec,
+        ("heads", "pretrained"),
+        load_classifier,
+        lambda base, _: classifier_reading(base),
+    ),
 }

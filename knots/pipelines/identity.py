@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knots.adapters import Adapter
+from torch import Tensor
+
+from knots.adapters import Adapter, content_fingerprint
 from knots.pipelines.plans import MergePlan
 from knots.suites.data import Reading, source_identity
-from knots.suites.tasks import ImageTask
+from knots.suites.tasks import ImageTask, Task, TextTask
+from knots.suites.texts import TextReading
 
 
 def merge_identity(
@@ -22,7 +25,8 @@ def merge_identity(
     base: Mapping[str, str],
     text: Mapping[str, str] | None,
     adapters: Sequence[Adapter],
-    reading: Reading,
+    reading: Reading | TextReading,
+    heads: Sequence[Tensor] | None = None,
 ) -> dict[str, Any]:
     """Identity of a run of `run_merge`.
 
@@ -31,7 +35,8 @@ def merge_identity(
         base: what tells the base from others.
         text: what tells the text tower from others, where it is not the base's own.
         adapters: those that the run depends on; none for `zero_shot`.
-        reading: how pictures are transformed.
+        reading: how items become what the base takes.
+        heads: each task's own, where tasks bring one.
     """
     scoring = plan.scoring
     identity: dict[str, Any] = {
@@ -39,7 +44,7 @@ def merge_identity(
         "family": plan.model.family,
         "base": dict(base),
         "adapters": [[adapter.name, adapter.fingerprint] for adapter in adapters],
-        "suite": [_task(plan, task, scoring.split, reading) for task in plan.suite.image_tasks],
+        "suite": [_task(plan, task, scoring.split, reading) for task in plan.suite.tasks],
         "eval": {"mode": scoring.mode, "protocol": scoring.protocol, "split": scoring.split},
         "precision": scoring.precision,
     }
@@ -48,10 +53,12 @@ def merge_identity(
     if plan.kind == "merged":
         identity |= {"merge": _options(plan.options), "seed": plan.seed, "max_rank": plan.max_rank}
     if plan.calibration is not None:
-        shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.image_tasks]
+        shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.tasks]
         identity["calibration"] = {**vars(plan.calibration), "data": shown}
     if text is not None:
         identity["text"] = dict(text)
+    if heads is not None:
+        identity["heads"] = [content_fingerprint({}, {"head": head}) for head in heads]
     return identity
 
 
@@ -65,11 +72,16 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "rule": {"function": function, "content": content}}
 
 
-def _task(plan: MergePlan, task: ImageTask, split: str, reading: Reading) -> dict[str, Any]:
-    return {"classes": task.classes, "templates": task.templates, **_data(plan, task, split, reading)}
+def _task(plan: MergePlan, task: Task, split: str, reading: Reading | TextReading) -> dict[str, Any]:
+    own: dict[str, Any] = {"classes": task.classes}
+    if isinstance(task, ImageTask):
+        own["templates"] = task.templates
+    elif isinstance(task, TextTask):
+        own |= {"absent": task.absent, "max_length": task.max_length}
+    return {**own, **_data(plan, task, split, reading)}
 
 
-def _data(plan: MergePlan, task: ImageTask, split: str, reading: Reading) -> dict[str, Any]:
+def _data(plan: MergePlan, task: Task, split: str, reading: Reading | TextReading) -> dict[str, Any]:
     return {
         "name": task.name,
         "items": task.size(split),

@@ -85,7 +85,7 @@ class Answer:
 
 def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
     adapters = bench.adapters if plan.kind != "zero_shot" else ()
-    return merge_identity(plan, bench.base.identity, bench.text, adapters, bench.reading)
+    return merge_identity(plan, bench.base.identity, bench.text, adapters, bench.reading, bench.task_heads)
 
 
 def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> Answer:
@@ -120,6 +120,8 @@ def _say_options(plan: MergePlan) -> None:
     source = plan.description["source"]
     if source:
         log.info("options: %s (published for %s: %s)", chosen, plan.model.name, source)
+        for other in plan.config["merge"].get("also") or ():
+            log.info("also published: %s", _other_options(other))
     else:
         log.info(
             "no tuned options are published for %s on %s; using neutral ones where none are given: %s",
@@ -127,6 +129,14 @@ def _say_options(plan: MergePlan) -> None:
             plan.model.name,
             chosen,
         )
+
+
+def _other_options(other: Mapping[str, Any]) -> str:
+    """Options that another source gives for the same pair, and how to ask for them."""
+    options = {key: value for key, value in other.items() if key != "source"}
+    shown = ", ".join(f"{key} {value:g}" for key, value in options.items())
+    asked = " ".join(f"merge.{key}={value:g}" for key, value in options.items())
+    return f"{shown} ({other['source']}); {asked}"
 
 
 def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | None]:
@@ -143,7 +153,7 @@ def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | 
         return replace(adapter, updates=short)
 
     result = evaluate(
-        bench.clip,
+        bench.model,
         plan.suite,
         _predictor(plan.kind, bench, merged),
         mode=plan.scoring.mode,
@@ -201,6 +211,7 @@ def _stored_result(run: Run) -> EvaluationResult:
     return EvaluationResult(
         suite=metrics["suite"],
         kind=metrics["merge"]["kind"],
+        modality=metrics.get("modality", "vision"),
         mode=metrics["mode"],
         protocol=metrics["protocol"],
         split=metrics["split"],

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from knots.errors import KnotsError, unknown
-from knots.evaluation import MODES, PROTOCOLS
+from knots.evaluation import MODES, PROTOCOLS, check_protocol, own_mode
 from knots.evaluation.calibration import Labels
 from knots.merging import METHODS
-from knots.models.clip import ClipSpec
-from knots.models.families import FAMILIES
+from knots.models.families import FAMILIES, Spec
 from knots.models.text import TextSpec
 from knots.pipelines.values import choice, flag, names_of, number, numbers, text, whole
 from knots.suites.data import DataOptions
@@ -32,17 +31,20 @@ BASELINES: Mapping[str, tuple[str, ...]] = {
 
 NORMALIZERS = ("measured", "published")
 PRECISIONS = ("32", "bf16", "16")
+AUTO = "auto"
 MODEL_KEYS = (
-    *("name", "family", "base", "revision", "adapters", "text", "updates", "spelling"),
-    *("default_suite", "default_finetune"),
+    *("name", "family", "base", "revision", "adapters", "updates", "spelling"),
+    *("default_suite", "default_finetune", "default_precision"),
 )
+"""Keys of models of every family; a family adds its own."""
+
 UPDATES = ("lora", "full")
 
 # The options of `knots.merge` by the type of their values; every other key is an option of the rule.
 NUMBERS = ("scale", "density", "drop", "cutoff")
 WORDS = ("space", "rule", "dare_rng", "trim")
 OTHERS = ("reduce", "weights", "isotropize")
-LABELS = ("kind", "method", "source", "seed", "calibration")
+LABELS = ("kind", "method", "source", "also", "seed", "calibration")
 LABELINGS: tuple[Labels, ...] = get_args(Labels)
 
 
@@ -56,9 +58,13 @@ class ModelPlan:
         base: folder, `asset:` path or hub id.
         revision: of a hub id; None is its main branch.
         adapters: folder, `asset:` path or hub id, with `{task}` for the task's name.
-        text: who embeds prompts; None is the base's own text tower.
+        text: who embeds prompts; None is the base's own text tower. Of a CLIP only.
         updates: "lora" for PEFT adapters, "full" for whole models whose difference to the base is taken.
         spelling: task -> what `{task}` becomes, where that is not the task's own name.
+        heads: path or URL of a file with the tasks' heads; None where the adapters have them. Of a
+            classifier only.
+        pretrained: an adapter that stands for the base and must be a zero update. Of a classifier only.
+        precision: what `precision=auto` means for this model.
     """
 
     name: str
@@ -69,11 +75,16 @@ class ModelPlan:
     text: TextSpec | None = None
     updates: str = "lora"
     spelling: Mapping[str, str] = field(default_factory=dict)
+    heads: str | None = None
+    pretrained: str | None = None
+    precision: str = "32"
 
     @property
-    def spec(self) -> ClipSpec:
+    def spec(self) -> Spec:
         """What loads the base."""
-        return FAMILIES[self.family].spec(self.name, self.base, self.revision, self.text)
+        family = FAMILIES[self.family]
+        own = {key: getattr(self, key) for key in family.options}
+        return family.spec(self.name, self.base, self.revision, **own)
 
     def adapter_of(self, task: str) -> str:
         """Where a task's adapter is."""
@@ -107,7 +118,7 @@ class EvalPlan:
         split: which split is scored.
         normalize_by: "measured" or "published" fine-tuned accuracies.
         precision: of the base model, "32", "bf16" or "16".
-        batch_size: images that go through the model at once.
+        batch_size: images that go through the model at once; of sentences, tokens.
     """
 
     mode: str
@@ -212,6 +223,8 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         )
     merge = config["merge"]
     kind = choice("merge.kind", merge.get("kind"), KINDS)
+    if kind == "ensemble" and modality == "language":
+        raise KnotsError(f"merge=ensemble: suite {suite.name!r} is of language, which has no ensemble")
     rank = config["max_rank"]
     return MergePlan(
         model=model,
@@ -220,7 +233,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         options=_parse_options(merge) if kind == "merged" else _no_options(kind, merge),
         seed=_seed(config["seed"], merge.get("seed")),
         max_rank=None if rank is None or kind != "merged" else whole("max_rank", rank),
-        scoring=_parse_scoring(config),
+        scoring=_parse_scoring(config, model, suite),
         trainer=dict(config["trainer"]),
         root=Path(config["paths"]["output_dir"]).expanduser() / "merge",
         cache_dir=Path(config["paths"]["cache_dir"]).expanduser(),
@@ -241,25 +254,35 @@ def parse_model(model: Mapping[str, Any], adapters: str | None = None) -> ModelP
     Raises:
         KnotsError: a key or name is unknown, a value has the wrong type, or the pattern has no `{task}`.
     """
+    family = choice("model.family", model["family"], FAMILIES)
+    known = (*MODEL_KEYS, *FAMILIES[family].options)
     for key in model:
-        if key not in MODEL_KEYS:
-            raise unknown("key of model", key, MODEL_KEYS)
+        if key not in known:
+            raise unknown(f"key of a model of family {family!r}:", key, known)
     pattern = (
         text("adapters", adapters) if adapters is not None else text("model.adapters", model["adapters"])
     )
     if "{task}" not in pattern:
         raise KnotsError(f"adapters={pattern!r} has no {{task}}, where each task's own name goes")
-    revision = model["revision"]
+    revision, updates = model["revision"], choice("model.updates", model.get("updates", "lora"), UPDATES)
+    if updates == "full" and family != "clip":
+        raise KnotsError(f"model.updates='full' is for models of family 'clip', not {family!r}; use lora")
     return ModelPlan(
         name=text("model.name", model["name"]),
-        family=choice("model.family", model["family"], FAMILIES),
+        family=family,
         base=text("model.base", model["base"]),
         revision=None if revision is None else str(revision),
         adapters=pattern,
         text=None if model.get("text") is None else _parse_text(model["text"]),
-        updates=choice("model.updates", model.get("updates", "lora"), UPDATES),
+        updates=updates,
         spelling=dict(model.get("spelling") or {}),
+        **{key: _text_or_none(f"model.{key}", model.get(key)) for key in ("heads", "pretrained")},
+        precision=choice("model.default_precision", str(model.get("default_precision", "32")), PRECISIONS),
     )
+
+
+def _text_or_none(where: str, value: object) -> str | None:
+    return None if value is None else text(where, value)
 
 
 def _parse_text(tower: object) -> TextSpec:
@@ -293,14 +316,22 @@ def _labeling(value: object) -> Labels:
     raise unknown("merge.calibration.labels", str(value), LABELINGS)
 
 
-def _parse_scoring(config: Mapping[str, Any]) -> EvalPlan:
+def _parse_scoring(config: Mapping[str, Any], model: ModelPlan, suite: Suite) -> EvalPlan:
+    mode = choice("eval.mode", config["eval"]["mode"], MODES)
+    protocol = choice("eval.protocol", config["eval"]["protocol"], PROTOCOLS)
+    precision, batch = str(config["precision"]), "batch_size"
+    if suite.modality == "language":
+        mode, batch = own_mode(suite, mode), "batch_tokens"
+        check_protocol(suite, protocol)
     return EvalPlan(
-        mode=choice("eval.mode", config["eval"]["mode"], MODES),
-        protocol=choice("eval.protocol", config["eval"]["protocol"], PROTOCOLS),
+        mode=mode,
+        protocol=protocol,
         split=choice("split", config["split"], SPLITS),
         normalize_by=choice("normalize_by", config["normalize_by"], NORMALIZERS),
-        precision=choice("precision", str(config["precision"]), PRECISIONS),
-        batch_size=whole("batch_size", config["batch_size"]),
+        precision=model.precision
+        if precision == AUTO
+        else choice("precision", precision, (AUTO, *PRECISIONS)),
+        batch_size=whole(batch, config[batch]),
     )
 
 

@@ -36,7 +36,7 @@ def rehearse(plan: MergePlan, bench: Bench) -> None:
             shape, tasks = min(shapes), plan.suite.task_names
             merge(_stand_ins(tasks, shape), **plan.options, **_statistics(plan, shape), seed=plan.seed)
     for adapter in bench.adapters:
-        check_modules(bench.clip.tower, adapter)
+        check_modules(bench.model.tower, adapter)
 
 
 def _stand_ins(tasks: Sequence[str], shape: tuple[int, int]) -> list[Adapter]:

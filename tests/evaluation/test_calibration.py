@@ -298,7 +298,7 @@ def test_mistakes_are_named(clip: Clip, adapters: Any, heads: Any, data: Any):
         grams_of(clip, [], [])
     with pytest.raises(KnotsError, match="two adapters are called 'task 0'"):
         grams_of(clip, [adapters[0]] * 3, data)
-    with pytest.raises(KnotsError, match="no calibration images for task 'task 2'"):
+    with pytest.raises(KnotsError, match="no calibration items for task 'task 2'"):
         grams_of(clip, adapters, [*data[:2], ImageArrays(*tiny_arrays(0, 3, seed=0))])
     with pytest.raises(KnotsError, match="batch size must be at least 1, got 0"):
         grams_of(clip, adapters, data, batch_size=0)

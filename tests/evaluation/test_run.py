@@ -225,7 +225,7 @@ def test_speed_counts_every_image_once(name: str, score: Score, adapters: Sequen
     started = time.perf_counter()
     speed = score(predictor(name, adapters)).speed
     assert speed is not None
-    assert speed.images == 68
+    assert speed.items == 68
     assert 0 < speed.waiting_seconds < speed.seconds < time.perf_counter() - started
 
 
@@ -243,7 +243,7 @@ def test_a_split_may_hold_fewer_items_than_the_suite_promises(score: Score, monk
     monkeypatch.setattr("knots.evaluation.module.load_split", shortened)
     result = score(ZeroShot())
     assert result.n.tolist() == [19, 32, 11]
-    assert len(result.predictions) == result.speed.images == 62
+    assert len(result.predictions) == result.speed.items == 62
     assert result.accuracies == pytest.approx(result.correct / result.n)
 
 
@@ -253,7 +253,7 @@ def test_no_thread_is_left_after_a_failure(where: str, score: Score, monkeypatch
         raise OSError("the disk is gone")
 
     name = {
-        "scoring": "knots.evaluation.module.class_scores",
+        "scoring": "knots.evaluation.images.class_scores",
         "reading": "knots.evaluation.batches._copied",
     }[where]
     monkeypatch.setattr(name, failing)

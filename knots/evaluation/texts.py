@@ -1,0 +1,66 @@
+"""Scoring pairs of sentences: each task's own head on the backbone's last hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from knots.errors import KnotsError
+from knots.evaluation.batches import TextBatch, TextCut
+from knots.evaluation.module import Settings, SuiteEvaluation
+from knots.evaluation.precision import exact_float32
+from knots.evaluation.predictors import Predictor
+from knots.evaluation.results import Speed
+from knots.models.classifier import Classifier
+from knots.suites.tasks import Suite
+from knots.suites.texts import TextArrays
+
+
+class TextEvaluation(SuiteEvaluation[TextBatch]):
+    """Scores a decoder: the class that the task's head gives the largest logit, absent ones aside."""
+
+    model: Classifier
+
+    def __init__(
+        self,
+        model: Classifier,
+        suite: Suite,
+        predictor: Predictor,
+        settings: Settings,
+        heads: Sequence[Tensor],
+    ) -> None:
+        super().__init__(model, suite, predictor, settings)
+        self.heads = [head.float() for head in heads]
+        for task, head in zip(suite.text_tasks, self.heads, strict=True):
+            expected = (len(task.classes), model.width)
+            if tuple(head.shape) != expected:
+                raise KnotsError(
+                    f"task {task.name!r}: its head has shape {tuple(head.shape)}, but its classes and the "
+                    f"model need {expected}"
+                )
+
+    def prepare_heads(self, device: torch.device) -> None:
+        """Put the heads beside the model."""
+        self.heads = [head.to(device) for head in self.heads]
+        self._tokens = 0
+
+    def cut(self, arrays: TextArrays, task: int, copies: int, pinned: bool) -> TextCut:
+        """Batches by length, within the budget of tokens."""
+        self._tokens += int(arrays.lengths.sum())
+        return TextCut(arrays, task, self.settings.batch_size // copies, self.model.pad, pinned=pinned)
+
+    def score(self, batch: TextBatch) -> tuple[Tensor, None]:
+        """Logits [B, C_t] in float32; an absent class has the least number there is."""
+        with exact_float32(self.device):
+            features = self.model(batch.tokens, batch.lengths).float()
+            logits = features @ self.heads[batch.task].T
+        absent = self.suite.text_tasks[batch.task].absent
+        # Not minus infinity: logits that are not finite are no scores.
+        logits[:, list(absent)] = torch.finfo(logits.dtype).min
+        return logits, None
+
+    def speed(self, seconds: float, waiting: float) -> Speed:
+        """In pairs and tokens a second."""
+        return Speed(sum(self.items), seconds, waiting, unit="pairs", tokens=self._tokens)

@@ -1,0 +1,42 @@
+"""Files that a user names by path or URL."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from knots.errors import KnotsError
+from knots.files import write_whole
+
+DOWNLOAD_SECONDS = 60
+
+
+def local_file(place: str, where: str, folder: Path) -> Path:
+    """The file on this machine; what a URL names is downloaded once and kept for good.
+
+    Args:
+        place: a path or a URL.
+        where: how messages call the file.
+        folder: where downloads are kept.
+
+    Raises:
+        KnotsError: there is no such file, or it cannot be downloaded.
+    """
+    if "://" not in place:
+        path = Path(place).expanduser()
+        if not path.is_file():
+            raise KnotsError(f"{where} is not there")
+        return path
+    path = folder / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}{Path(urlsplit(place).path).suffix}"
+    if not path.is_file():
+        try:
+            with urllib.request.urlopen(place, timeout=DOWNLOAD_SECONDS) as answer:
+                write_whole(path, answer.read())
+        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise KnotsError(f"{where} cannot be downloaded: {reason}; give the path of a copy") from error
+    return path
