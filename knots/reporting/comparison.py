@@ -18,6 +18,9 @@ LABELS = {
     "merged": "merged",
     "ensemble": "ensemble",
 }
+BASE = "base"
+"""How an unmerged language model with the tasks' own heads is called; they were trained: no zero-shot."""
+
 HITS = (1, 3, 5, 10)
 
 
@@ -70,8 +73,18 @@ class Comparison:
 
     def series(self) -> dict[str, Metrics]:
         """Label -> metrics, baselines first."""
-        labelled = {LABELS[kind]: metrics for kind, metrics in self.baselines.items()}
-        return {**labelled, LABELS[self.kind]: self.metrics}
+        labelled = {_label(metrics): metrics for metrics in self.baselines.values()}
+        return {**labelled, _label(self.metrics): self.metrics}
+
+
+def is_language(metrics: Metrics) -> bool:
+    """Whether the tasks are of sentences; their majority classes are a baseline, and nothing is joint."""
+    return metrics.get("modality") == "language"
+
+
+def _label(metrics: Metrics) -> str:
+    kind = str(metrics["merge"]["kind"])
+    return BASE if kind == "zero_shot" and is_language(metrics) else LABELS[kind]
 
 
 def accuracy(metrics: Metrics, task: str) -> Value:
@@ -82,6 +95,11 @@ def accuracy(metrics: Metrics, task: str) -> Value:
 def normalized(metrics: Metrics, task: str) -> Value:
     """A task's accuracy relative to its fine-tuned one."""
     return _value(metrics["per_task"][task], "normalized")
+
+
+def majority(metrics: Metrics, task: str) -> Value:
+    """The share of a task's most frequent class."""
+    return Value(metrics["per_task"][task].get("majority"))
 
 
 def average(metrics: Metrics, key: str) -> Value:

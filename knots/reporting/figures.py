@@ -9,11 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from knots.reporting.comparison import HITS, Comparison, Metrics, Value, accuracy, average, has_joint, joint
+from knots.reporting.comparison import (
+    BASE,
+    HITS,
+    Comparison,
+    Metrics,
+    Value,
+    accuracy,
+    average,
+    has_joint,
+    is_language,
+    joint,
+    majority,
+)
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the three differ in brightness as well.
 COLOURS = {
     "zero-shot": "#999999",
+    BASE: "#999999",
     "fine-tuned": "#56B4E9",
     "merged": "#0072B2",
     "ensemble": "#D55E00",
@@ -25,9 +38,9 @@ GROUP = 0.84
 def result_figure(comparison: Comparison) -> Figure:
     """Accuracy of every task and their mean beside the baselines, and the joint hits at the right.
 
-    Bars are accuracies in percent, whiskers 95 % intervals.
+    Bars are accuracies in percent, whiskers 95 % intervals. Of sentences, a line across a task's bars is the
+    share of its most frequent class.
     """
-    series = comparison.series()
     panels = _panels(comparison)
     widths = [max(len(labels), 2) for _, labels, _ in panels]
     figure = Figure(figsize=(1.5 + 0.72 * sum(widths), 4.0), layout="constrained", dpi=150)
@@ -36,10 +49,12 @@ def result_figure(comparison: Comparison) -> Figure:
     for axis, (title, labels, values) in zip(axes, panels, strict=True):
         _bars(axis, labels, values)
         axis.set_title(title, fontsize=10, loc="left")
+    if is_language(comparison.metrics):
+        _majority_lines(axes[0], comparison)
     axes[0].set_ylabel("accuracy or hits (%)")
     axes[0].set_ylim(0, 100)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", ncols=len(series), frameon=False)
+    figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
     figure.suptitle(comparison.title, x=0.01, ha="left", fontsize=12)
     return figure
 
@@ -94,6 +109,15 @@ def _bars(axis: Axes, labels: Sequence[str], values: Mapping[str, Sequence[Value
     axis.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(axis="x", length=0)
+
+
+def _majority_lines(axis: Axes, comparison: Comparison) -> None:
+    """What the best constant answer reaches on each task."""
+    shares = [majority(comparison.metrics, task).percent for task in comparison.tasks]
+    left = [place - GROUP / 2 for place, share in enumerate(shares) if share is not None]
+    heights = [share for share in shares if share is not None]
+    right = [start + GROUP for start in left]
+    axis.hlines(heights, left, right, colors="black", linestyles=":", label="majority class", zorder=4)
 
 
 def _write_heights(axis: Axes, left: Sequence[float], numbers: Sequence[Value]) -> None:

@@ -18,8 +18,10 @@ from knots.reporting.comparison import (
     accuracy,
     average,
     has_joint,
+    is_language,
     joint,
     macro,
+    majority,
     normalized,
 )
 
@@ -93,6 +95,8 @@ def _per_task(comparison: Comparison) -> Grid:
         (label, [_cell(accuracy(metrics, task)) for task in tasks] + [_cell(average(metrics, "accuracy"))])
         for label, metrics in series.items()
     ]
+    if is_language(comparison.metrics):
+        rows.insert(0, _majority_row(comparison))
     relative = [normalized(comparison.metrics, task) for task in tasks]
     relative.append(average(comparison.metrics, "normalized"))
     if any(value.percent is not None for value in relative):
@@ -106,6 +110,14 @@ def _per_task(comparison: Comparison) -> Grid:
         strong=[*list(series)[-1:], "normalized"],
         caption=INTERVALS,
     )
+
+
+def _majority_row(comparison: Comparison) -> tuple[str, list[Text]]:
+    """What the best constant answer reaches."""
+    values = [majority(comparison.metrics, task) for task in comparison.tasks]
+    known = [value.percent for value in values if value.percent is not None]
+    mean = Value(sum(known) / len(known) if known else None)
+    return "majority class", [_plain(value) for value in (*values, mean)]
 
 
 def _joint(comparison: Comparison) -> Grid:
@@ -151,7 +163,7 @@ class RunsTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw one table or two."""
-        summary = ["average", "normalized", *(f"hits@{k}" for k in HITS[:3])]
+        summary = ["average", "normalized", *(f"hits@{k}" for k in HITS[:3] if self._any_joint)]
         tasks = list(dict.fromkeys(task for _, metrics in self.runs for task in metrics["per_task"]))
         whole = self._rows(self.title, [*tasks, *summary])
         if _fits(whole, console, options):
@@ -159,6 +171,10 @@ class RunsTable:
         else:
             yield self._rows(self.title, summary)
             yield self._rows(f"{self.title}: accuracy per task, %", tasks, told=False)
+
+    @property
+    def _any_joint(self) -> bool:
+        return any(has_joint(metrics) for _, metrics in self.runs)
 
     def _rows(self, title: str, columns: Sequence[str], told: bool = True) -> Table:
         table = _table(title, gap=0)

@@ -108,3 +108,21 @@ def test_runs_of_different_suites_get_blocks_of_their_own():
     text = "\n".join(shown(runs_view([*runs(), ("cccccccccccc", other)]), 160))
     assert "mini_clip on vision8" in text
     assert "dtd" in text
+
+
+def language(kind: str, level: float) -> dict[str, Any]:
+    metrics = make_metrics(kind, level, joint=False)
+    metrics |= {"model": "mini_llama", "suite": "mini_nli6", "modality": "language"}
+    for place, numbers in enumerate(metrics["per_task"].values()):
+        numbers["majority"] = 30.0 + place
+    return metrics
+
+
+def test_language_shows_the_base_and_the_majority_class():
+    merged = language("merged", 60.0)
+    lines = shown(result_view(Comparison(merged, {"zero_shot": language("zero_shot", 40.0)})), 120)
+    assert row(lines, "majority")[1:3] == ["30.0", "31.0"]
+    assert row(lines, "majority")[-1] == "33.5"
+    assert row(lines, "base")[0] == "40.0"
+    assert not any("zero-shot" in line or "jointly" in line for line in lines)
+    assert "hits" not in "\n".join(shown(runs_view([("0123456789ab", merged)]), 160))
