@@ -59,13 +59,8 @@ class Bench:
         if model.updates == "full":
             assert isinstance(self.model, Clip)
             return [load_finetuned(model.adapter_of(task), self.model, name=task) for task in tasks]
-        from knots.adapters import is_zero_update
-
-        if model.pretrained is not None and not is_zero_update(model.pretrained):
-            raise KnotsError(
-                f"model.pretrained={model.pretrained!r} is no zero update: the adapters would be changes "
-                "from it, not from the base; set model.pretrained=null if they are changes from the base"
-            )
+        if model.pretrained is not None:
+            _check_zero(model.pretrained)
         return [load_adapter(model.adapter_of(task), name=task) for task in tasks]
 
     @cached_property
@@ -164,3 +159,14 @@ class Bench:
             )
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise KnotsError(f"trainer={dict(self.plan.trainer)}: {error}") from error
+
+
+def _check_zero(pretrained: str) -> None:
+    """Refuse an adapter that stands for the base and is not the base."""
+    from knots.adapters import is_zero_update
+
+    if not is_zero_update(pretrained):
+        raise KnotsError(
+            f"model.pretrained={pretrained!r} is no zero update: the adapters would be changes from it, not "
+            "from the base; set model.pretrained=null if they are changes from the base"
+        )
