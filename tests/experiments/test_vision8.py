@@ -112,7 +112,7 @@ def test_other_splits_come_from_the_same_files(
     found = metrics(tmp_path, "regmean")
     assert list(found["per_task"]) == ["mnist", "sun397", "svhn"]
     assert {row["n"] for row in found["per_task"].values()} == {2}
-    assert "regmean: looking at 256 train images" in done.out
+    assert "regmean: looking at 256 train items" in done.out
 
 
 def test_published_references_normalize(hub: Hub, command: Command, arguments: list[str], tmp_path: Path):

@@ -59,7 +59,7 @@ def test_a_merge_leaves_a_whole_run_folder_and_its_baselines_as_runs_of_their_ow
 def test_the_speed_is_logged_and_kept_beside_the_numbers(plan: Plans):
     run = run_merge(plan()).run
     speed = json.loads((run.folder / "provenance.json").read_text())["speed"]
-    assert speed["images"] == 68
+    assert speed["items"] == 68
     assert 0 < speed["waiting_seconds"] < speed["seconds"]
     assert re.search(r"merged: 68 images in .* images/s, \d+ % of it", (run.folder / "log.txt").read_text())
     assert "speed" not in run.metrics
