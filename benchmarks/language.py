@@ -1,0 +1,235 @@
+"""Pairs of sentences scored in batches by length, against the reference's batches of two padded pairs.
+
+    uv run benchmarks/language.py                              a small and a wide Llama with random weights
+    uv run benchmarks/language.py shapes=[llama3_8b] device=cuda dtype=bfloat16 pairs=4000
+
+Pairs have 10 to 30 tokens. Four ways to score the same pairs: `evaluate`, as runs call it; the reference's
+loop (batches of two in the order of the data, padded, with a mask, through transformers' own classifier); one
+pair at a time; and a plain forward pass of the backbone over full rectangles of as many tokens, without heads or
+data, which is what the hardware allows. Ways take turns, so that ratios are of one time on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from knots.evaluation import ZeroShot, evaluate
+from knots.models.bases import Base
+from knots.models.classifier import Classifier
+from knots.provenance import describe_machine
+from knots.suites.data import load_split
+from knots.suites.tasks import Suite, TextTask
+from knots.suites.texts import TextArrays, TextReading
+
+RESULTS = Path(__file__).with_name("results")
+DEFAULTS = {
+    "shapes": ["small", "wide"],
+    "pairs": 400,
+    "tokens": 16384,
+    "device": "cpu",
+    "dtype": "float32",
+    "repeats": 3,
+    "results": "language.json",
+}
+CLASSES = ("entailment", "neutral", "contradiction")
+PARTS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "vocab_size"),
+)
+SHAPES = {
+    "small": dict(zip(PARTS, (128, 384, 4, 4, 2, 512), strict=True)),
+    "wide": dict(zip(PARTS, (1024, 3584, 2, 16, 4, 512), strict=True)),
+    "llama3_8b": dict(zip(PARTS, (4096, 14336, 32, 32, 8, 128256), strict=True)),
+}
+SHORTEST, LONGEST = 10, 30
+WORDS = 500
+
+
+def random_model(shape: str, cfg: DictConfig) -> Any:
+    """A Llama with random weights, made where it is used."""
+    config = LlamaConfig(
+        **SHAPES[shape], max_position_embeddings=512, pad_token_id=0, num_labels=len(CLASSES)
+    )
+    torch.manual_seed(0)
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, cfg.dtype))
+    try:
+        with torch.device(cfg.device):
+            return LlamaForSequenceClassification(config).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(previous)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A token a word, and one before each sentence."""
+    vocabulary = {"<pad>": 0, "<start>": 1, **{f"w{number}": number + 2 for number in range(WORDS)}}
+    built = Tokenizer(models.WordLevel(vocabulary, unk_token="<start>"))
+    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    built.post_processor = processors.TemplateProcessing(
+        single="<start> $A", pair="<start> $A <start>:1 $B:1", special_tokens=[("<start>", 1)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=built, pad_token="<pad>", bos_token="<start>")
+
+
+def write_pairs(folder: Path, count: int) -> TextTask:
+    """Random sentences in a file, and the task that reads it."""
+    rng = np.random.default_rng(0)
+
+    def sentence(words: int) -> str:
+        return " ".join(f"w{number}" for number in rng.integers(0, WORDS, words))
+
+    # Two tokens of a pair are those before its sentences.
+    lengths = rng.integers(SHORTEST, LONGEST + 1, count) - 2
+    firsts = [sentence(int(length) - int(length) // 2) for length in lengths]
+    seconds = [sentence(int(length) // 2) for length in lengths]
+    labels = rng.integers(0, len(CLASSES), count)
+    folder.mkdir()
+    pd.DataFrame({"a": firsts, "b": seconds, "label": labels}).to_parquet(folder / "test.parquet")
+    columns = {"first": "a", "second": "b", "labels": dict(enumerate(CLASSES))}
+    source = {"kind": "pairs", "path": str(folder), **columns, "splits": {"test": "test"}}
+    return TextTask("random", CLASSES, {"test": count}, source, max_length=2 * LONGEST)
+
+
+class Bench:
+    """One model, the pairs, and the ways to score them; each returns predictions in the order of the data."""
+
+    def __init__(self, shape: str, folder: Path, cfg: DictConfig) -> None:
+        self.cfg, self.folder = cfg, folder
+        self.model = random_model(shape, cfg)
+        self.classifier = Classifier(self.model, Base(folder, {}), pad=0)
+        self.reading = TextReading(tokenizer(), {"tokenizer": "benchmark"})
+        self.task = write_pairs(folder / "pairs", cfg.pairs)
+        self.head = self.model.score.weight.float()
+        self.arrays = load_split(self.task, "test", folder / "cache", self.reading)
+        assert isinstance(self.arrays, TextArrays)
+        self.seconds = 0.0
+
+    def by_length(self) -> list[int]:
+        """`evaluate`; its own clock starts with the first batch."""
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        accelerator = "gpu" if self.cfg.device.startswith("cuda") else "cpu"
+        result = evaluate(
+            self.classifier,
+            Suite("random", "language", (self.task,)),
+            ZeroShot(),
+            mode="per_task",
+            protocol="float32",
+            split="test",
+            cache_dir=self.folder / "cache",
+            batch_size=self.cfg.tokens,
+            trainer=L.Trainer(accelerator=accelerator, devices=1, enable_model_summary=False, **quiet),
+            heads=[self.head],
+            reading=self.reading,
+        )
+        assert result.speed is not None
+        self.seconds = result.speed.seconds
+        return [int(prediction) for prediction in result.predictions["prediction"]]
+
+    @torch.inference_mode()
+    def in_batches_of(self, size: int) -> list[int]:
+        """Batches in the order of the data, padded, with a mask, through transformers' own classifier."""
+        predictions = []
+        for start in range(0, len(self.arrays), size):
+            items = range(start, min(start + size, len(self.arrays)))
+            tokens, lengths = self.arrays.padded(items, 0)
+            mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+            logits = self.model(
+                input_ids=tokens.to(self.cfg.device), attention_mask=mask.to(self.cfg.device)
+            ).logits
+            predictions += logits.argmax(dim=1).tolist()
+        return predictions
+
+    @torch.inference_mode()
+    def plain_forward(self) -> list[int]:
+        """The backbone over rectangles without padding, as many tokens in all."""
+        mean = len(self.arrays.tokens) // len(self.arrays)
+        left = len(self.arrays.tokens)
+        while left > 0:
+            rows = max(1, min(self.cfg.tokens, left) // mean)
+            tokens = torch.randint(2, WORDS, (rows, mean), device=self.cfg.device)
+            self.model.base_model(input_ids=tokens, use_cache=False)
+            left -= rows * mean
+        return []
+
+    def timed(self, way: Callable[[], list[int]]) -> tuple[float, list[int]]:
+        """Seconds and predictions of one pass."""
+        started = time.perf_counter()
+        predictions = way()
+        if self.cfg.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        return (self.seconds if way == self.by_length else seconds), predictions
+
+
+def measure(shape: str, folder: Path, cfg: DictConfig) -> dict[str, Any]:
+    """Medians by way: tokens a second, and how many predictions differ from those of one pair at a time."""
+    bench = Bench(shape, folder, cfg)
+    ways = {
+        "by length (evaluate)": bench.by_length,
+        "two padded pairs (reference)": lambda: bench.in_batches_of(2),
+        "one pair": lambda: bench.in_batches_of(1),
+        "plain forward pass": bench.plain_forward,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    predictions: dict[str, list[int]] = {}
+    for repeat in range(cfg.repeats + 1):
+        for name, way in ways.items():
+            passed, predictions[name] = bench.timed(way)
+            if repeat:  # the first pass warms up
+                seconds[name].append(passed)
+    tokens = len(bench.arrays.tokens)
+    reference = statistics.median(seconds["two padded pairs (reference)"])
+    return {
+        name: {
+            "tokens_per_second": tokens / statistics.median(passed),
+            "ratio_to_reference": reference / statistics.median(passed),
+            "other_predictions": sum(
+                a != b for a, b in zip(predictions[name], predictions["one pair"], strict=False)
+            ),
+        }
+        for name, passed in seconds.items()
+    }
+
+
+def main() -> None:
+    """Print the medians and their ratios, write the JSON."""
+    cfg = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
+    assert isinstance(cfg, DictConfig)
+    found = {}
+    for shape in cfg.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            found[shape] = measure(shape, Path(folder), cfg)
+        for name, numbers in found[shape].items():
+            print(
+                f"{shape:<10} {name:<30}{numbers['tokens_per_second']:12,.0f} tokens/s "
+                f"{numbers['ratio_to_reference']:7.2f} x   {numbers['other_predictions']} other predictions"
+            )
+    facts = {key: value for key, value in describe_machine().items() if key != "command"}
+    facts["machine"] = {key: value for key, value in facts["machine"].items() if key != "host"}
+    RESULTS.mkdir(exist_ok=True)
+    content = {
+        **facts,
+        "threads": torch.get_num_threads(),
+        "options": OmegaConf.to_container(cfg),
+        "medians": found,
+    }
+    (RESULTS / cfg.results).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
