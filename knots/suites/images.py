@@ -5,9 +5,7 @@ A folder may hold parquet files or one folder of pictures a class, or be a copy 
 
 from __future__ import annotations
 
-import glob
 import io
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +18,13 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 from pyarrow.types import is_integer
 
-from knots import hub
-from knots.errors import KnotsError, unknown
-from knots.files import remove_leftovers
-from knots.suites.hf_datasets import about_data, no_bars
+from knots.errors import KnotsError
 from knots.suites.listings import Listing, content_of, list_split
+from knots.suites.tables import check_columns, open_table
 from knots.suites.tasks import ImageTask
 
-SCRATCH = ".datasets-"
-"""How the names of temporary copies begin."""
+FORMS = ("parquet", "imagefolder")
+"""What pictures are read from."""
 
 __all__ = ["Listing", "Rows", "content_of", "decode", "list_split", "open_rows"]
 
@@ -66,28 +62,12 @@ def open_rows(task: ImageTask, listing: Listing, split: str, cache_dir: Path) ->
         KnotsError: a file cannot be read, a column is not there or holds something else, or the data set's
             classes are not the task's.
     """
-    import datasets
-
     where = f"task {task.name!r}: data set {listing.path!r}"
-    files = listing.fetch()
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(cache_dir, f"{SCRATCH}*")
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache_dir) as scratch:
-        with hub.asking(listing.path, kind="dataset"), about_data(listing.path), no_bars():
-            table = datasets.load_dataset(
-                listing.builder,
-                data_files={name: [glob.escape(file) for file in theirs] for name, theirs in files.items()},
-                split=split,
-                cache_dir=scratch,
-                verification_mode="no_checks",
-            )
+    with open_table(listing, split, cache_dir) as table:
         columns = {key: str(task.source.get(key, key)) for key in ("image", "label")}
-        for column in columns.values():
-            if column not in table.column_names:
-                raise unknown(f"column of {where}:", column, table.column_names)
+        check_columns(table, columns.values(), where)
         labels = _labels(table, columns["label"], task, where)
         yield Rows(labels, _encoded(table, columns["image"], where), columns["image"])
-        del table
 
 
 def _encoded(table: Any, column: str, where: str) -> Any:

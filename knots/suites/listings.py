@@ -13,8 +13,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,6 +37,14 @@ SPLIT_OF = {
 }
 """Names of folders that `datasets` takes for a split."""
 
+FORMS: Mapping[str, str] = {
+    "parquet": "parquet files",
+    "json": "JSON lines",
+    "csv": "CSV or TSV files",
+    "imagefolder": "folders of images",
+}
+"""Modules of `datasets` that read files here, and how messages call what they read."""
+
 _answers: dict[Path, Listing] = {}
 """What the hub answered, by the file that keeps it. A process asks once: its run ids and its data agree on
 the commit, whatever is uploaded meanwhile."""
@@ -48,15 +56,17 @@ class Listing:
 
     Attributes:
         path: the folder or hub id.
-        builder: the module of `datasets` that reads them, "parquet" or "imagefolder".
+        builder: the module of `datasets` that reads them, one of `FORMS`.
         files: split -> names of files, relative to the folder; only the one split where its files alone do.
         commit: of a hub id; None for a folder.
+        options: of that module, where files are not as it expects them, such as the separator of a .tsv.
     """
 
     path: str
     builder: str
     files: Mapping[str, tuple[str, ...]]
     commit: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def fetch(self) -> dict[str, list[str]]:
         """Split -> paths on this machine; downloads what is on the hub and not yet here.
@@ -79,13 +89,15 @@ class Listing:
     def _patterns(self) -> list[str]:
         """What to download; of pictures their folders, for every pattern is held against every name."""
         names = [PurePosixPath(name) for names in self.files.values() for name in names]
-        if self.builder == "parquet":
+        if self.builder != "imagefolder":
             return [glob.escape(str(name)) for name in names]
         places = {(glob.escape(str(name.parent)), name.suffix) for name in names}
         return sorted(f"*{suffix}" if parent == "." else f"{parent}/*{suffix}" for parent, suffix in places)
 
 
-def list_split(source: Mapping[str, Any], split: str, cache_dir: Path) -> Listing:
+def list_split(
+    source: Mapping[str, Any], split: str, cache_dir: Path, forms: Sequence[str] = tuple(FORMS)
+) -> Listing:
     """Find the files of one split.
 
     What the hub answered is kept below `cache_dir`, so that without a network the same commit is used again;
@@ -95,11 +107,22 @@ def list_split(source: Mapping[str, Any], split: str, cache_dir: Path) -> Listin
         source: `path`, `revision` and `config` of the data set.
         split: the name of the split in the data set.
         cache_dir: root of the caches.
+        forms: which of `FORMS` can be read.
 
     Raises:
-        KnotsError: the data set or the split is not there, or cannot be reached and was never here.
+        KnotsError: the data set or the split is not there, or cannot be reached and was never here, or it
+            is of another form.
     """
-    path, revision, config = str(source["path"]), source.get("revision"), source.get("config")
+    listing = _list(str(source["path"]), source.get("revision"), source.get("config"), split, cache_dir)
+    if listing.builder not in forms:
+        *most, last = (FORMS[form] for form in forms)
+        raise KnotsError(
+            f"data set {listing.path!r} holds {listing.builder} files; {', '.join(most)} or {last} are read"
+        )
+    return listing
+
+
+def _list(path: str, revision: str | None, config: str | None, split: str, cache_dir: Path) -> Listing:
     folder = Path(path).expanduser().absolute()
     if folder.is_dir():
         return _in_folder(str(folder), config, split, _state(folder))
@@ -177,7 +200,8 @@ def _remembered(memo: Path) -> Listing | None:
     try:
         values = json.loads(memo.read_text(encoding="utf-8"))
         files = {split: tuple(names) for split, names in values["files"].items()}
-        return Listing(values["path"], values["builder"], files, values["commit"])
+        options = dict(values.get("options", {}))
+        return Listing(values["path"], values["builder"], files, values["commit"], options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -198,11 +222,20 @@ def _ask(path: str, revision: str | None, config: str | None, split: str) -> Lis
     files, commit = _relative({str(name): list(map(str, files)) for name, files in found.items()}, path)
     if split not in files:
         raise unknown(f"split of data set {path!r}:", split, files)
-    if kind == "parquet":
-        return Listing(path, kind, {split: files[split]}, commit)
     if kind == "imagefolder":
         return Listing(path, kind, _once_each(files), commit)
-    raise KnotsError(f"data set {path!r} holds {kind} files; parquet files or folders of images are read")
+    options = _options(builder.config) if kind in ("csv", "json") else {}
+    return Listing(path, kind, {split: files[split]}, commit, options)
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """What a README or the ending of a file's name says about how to read it."""
+    import datasets
+
+    usual = type(config)()
+    common = {one.name for one in fields(datasets.BuilderConfig)}
+    own = (one.name for one in fields(config) if one.name not in (*common, "features"))
+    return {name: value for name in own if (value := getattr(config, name)) != getattr(usual, name)}
 
 
 def _relative(found: Mapping[str, list[str]], path: str) -> tuple[dict[str, tuple[str, ...]], str | None]:
@@ -241,7 +274,8 @@ def _once_each(files: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...
 
 def content_of(listing: Listing, cache_dir: Path) -> str:
     """What tells the files of a split from others: the commit and their names, or a hash of their content."""
-    digest = hashlib.sha256(json.dumps([listing.builder, listing.commit]).encode())
+    read_as = [listing.builder, listing.commit, *([listing.options] if listing.options else [])]
+    digest = hashlib.sha256(json.dumps(read_as, sort_keys=True).encode())
     hashes = _Hashes(cache_dir / "hashes.json")
     for split, names in sorted(listing.files.items()):
         for name in names:

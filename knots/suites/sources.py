@@ -1,6 +1,6 @@
-"""Kinds of sources: where the items of a task can come from.
+"""Kinds of sources of pictures: where those of a task can come from.
 
-To add one: a function that opens a split, what its items depend on, and a row in `SOURCES`.
+To add one: a function that opens a split, what its items depend on, and a row in `IMAGE_SOURCES`.
 
 Shapes: N items, H height, W width.
 """
@@ -150,7 +150,7 @@ def _open_images(task: ImageTask, split: str, reading: Reading, root: Path) -> I
     if reading.transform is None:
         raise KnotsError(f"task {task.name!r}: pictures of any size need a transform to a model's size")
     name = split_in_data(task, split)
-    listing = images.list_split(task.source, name, root)
+    listing = images.list_split(task.source, name, root, images.FORMS)
     with (
         images.open_rows(task, listing, name, root) as rows,
         ThreadPoolExecutor(max(1, reading.workers)) as pool,
@@ -189,7 +189,7 @@ def _of_the_machine(error: Exception) -> bool:
 def _images_identity(task: ImageTask, split: str, root: Path) -> Mapping[str, Any]:
     name = split_in_data(task, split)
     return {
-        "content": images.content_of(images.list_split(task.source, name, root), root),
+        "content": images.content_of(images.list_split(task.source, name, root, images.FORMS), root),
         "config": task.source.get("config"),
         "columns": [task.source.get(key, key) for key in ("image", "label")],
         "split": name,
@@ -197,7 +197,7 @@ def _images_identity(task: ImageTask, split: str, root: Path) -> Mapping[str, An
     }
 
 
-SOURCES: Mapping[str, Source] = {
+IMAGE_SOURCES: Mapping[str, Source] = {
     "miniature": drawn(_draw_miniature, miniature.VERSION, ("seed",), SIZE),
     "images": Source(
         _open_images,
@@ -205,4 +205,4 @@ SOURCES: Mapping[str, Source] = {
         options=("path", "revision", "config", "image", "label", "splits", "validation"),
     ),
 }
-"""Every kind of source."""
+"""Every kind of source of pictures."""

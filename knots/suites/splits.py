@@ -1,7 +1,7 @@
 """Which items of a data set's splits are a task's train, validation and test.
 
-Where a data set has no validation split, part of another one is held out for it: by a seed, or by the index
-file of the official implementation. What is held out is in no other split.
+Where a data set has no validation split, part of another one is held out for it: by a seed, as `datasets`
+would, or by the index file of the official implementation. What is held out is in no other split.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import numpy.typing as npt
 
 from knots.errors import KnotsError, first_line, unknown
 from knots.files import write_whole
-from knots.suites.tasks import ImageTask
+from knots.suites.tasks import Task
 
 Indices = npt.NDArray[np.int64]
 
 DOWNLOAD_SECONDS = 60
-HELD_OUT_KEYS = ("part_of", "share", "seed", "indices", "order")
+HELD_OUT_KEYS = ("part_of", "share", "seed", "draw", "indices", "order")
+DRAWS = ("raw", "datasets", "last")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class HeldOut:
 
     Attributes:
         part_of: that split, "train" or "test".
-        share: the share of its items, rounded down.
+        share: the share of its items, rounded down by `raw`, up by the others.
         seed: of the permutation whose first items are taken.
+        draw: "raw" permutes as no version of NumPy changes; "datasets" draws what `train_test_split` of that
+            library calls its test part; "last" takes the last items, as that does without shuffling.
         indices: a file with the permutation in place of a seed: path or URL, with `#name` where it holds
             several.
         order: labels of the first items in the order that such a file counts, or "sorted".
@@ -45,11 +48,12 @@ class HeldOut:
     part_of: str
     share: float
     seed: int = 0
+    draw: str = "raw"
     indices: str | None = None
     order: Sequence[int] | str | None = None
 
 
-def held_out(task: ImageTask) -> HeldOut | None:
+def held_out(task: Task) -> HeldOut | None:
     """What the task's source says about validation; None where the data set has a split of its own.
 
     Raises:
@@ -74,6 +78,8 @@ def held_out(task: ImageTask) -> HeldOut | None:
         raise KnotsError(f"{where}.share={part.share!r}; allowed: a fraction, 0 < share < 1")
     if type(part.seed) is not int or part.seed < 0:
         raise KnotsError(f"{where}.seed={part.seed!r}; a whole number of 0 or more is needed")
+    if part.draw not in DRAWS:
+        raise unknown(f"{where}.draw", str(part.draw), DRAWS)
     if part.indices is not None and not isinstance(part.indices, str):
         raise KnotsError(f"{where}.indices={part.indices!r}; a path, a URL or null is needed")
     if not (part.order is None or part.order == "sorted" or _are_labels(part.order)):
@@ -91,7 +97,7 @@ def _are_labels(order: object) -> bool:
     return len(order) > 0 and all(type(label) is int for label in order)
 
 
-def split_in_data(task: ImageTask, split: str) -> str:
+def split_in_data(task: Task, split: str) -> str:
     """What the data set calls the split that the items of `split` lie in.
 
     Raises:
@@ -114,7 +120,7 @@ def split_in_data(task: ImageTask, split: str) -> str:
     return str(names[ours])
 
 
-def choose(task: ImageTask, split: str, labels: Indices, cache_dir: Path) -> Indices:
+def choose(task: Task, split: str, labels: Indices, cache_dir: Path) -> Indices:
     """Which items of the data set's split belong to the task's, in ascending order.
 
     Args:
@@ -129,6 +135,9 @@ def choose(task: ImageTask, split: str, labels: Indices, cache_dir: Path) -> Ind
     part, n = held_out(task), len(labels)
     if part is None or not _cut(part, split):
         return np.arange(n, dtype=np.int64)
+    if part.indices is None and part.draw != "raw":
+        held, rest = _drawn_by_datasets(part, task.name, n)
+        return np.sort(held if split == "validation" else rest)
     if part.indices is None:
         # Unlike `Generator.permutation`, the raw stream is promised to be the same in every version of NumPy.
         order = np.argsort(np.random.PCG64(part.seed).random_raw(n), kind="stable")
@@ -137,6 +146,22 @@ def choose(task: ImageTask, split: str, labels: Indices, cache_dir: Path) -> Ind
         order = read_indices(part.indices, task.name, n, cache_dir)
     taken = int(n * part.share)
     return np.sort(order[:taken] if split == "validation" else order[taken:])
+
+
+def _drawn_by_datasets(part: HeldOut, task: str, n: int) -> tuple[Indices, Indices]:
+    """What `datasets` takes out of N items, and what it leaves; the drawing is that library's own."""
+    import datasets
+
+    try:
+        parts = datasets.Dataset.from_dict({"item": np.arange(n)}).train_test_split(
+            test_size=part.share, shuffle=part.draw == "datasets", seed=part.seed
+        )
+    except ValueError as error:
+        raise KnotsError(
+            f"task {task!r}: source.validation.share={part.share} of {n} items leaves no {part.part_of!r}"
+        ) from error
+    held, rest = (np.array(parts[name]["item"], dtype=np.int64) for name in ("test", "train"))
+    return held, rest
 
 
 def _cut(part: HeldOut, split: str) -> bool:
@@ -227,7 +252,7 @@ def _downloaded(url: str, where: str, cache_dir: Path) -> Path:
     return path
 
 
-def indices_content(task: ImageTask, cache_dir: Path) -> str | None:
+def indices_content(task: Task, cache_dir: Path) -> str | None:
     """SHA-256 of the index file with the tensor that is named in it, or None where there is none."""
     part = held_out(task)
     if part is None or part.indices is None:
@@ -237,11 +262,16 @@ def indices_content(task: ImageTask, cache_dir: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() + (f"#{name}" if name else "")
 
 
-def held_out_identity(task: ImageTask, split: str, cache_dir: Path) -> dict[str, Any] | None:
+def held_out_identity(task: Task, split: str, cache_dir: Path) -> dict[str, Any] | None:
     """What decides which items `choose` gives, as plain values; None where it gives all."""
     part = held_out(task)
     if part is None or not _cut(part, split):
         return None
     indices = indices_content(task, cache_dir)
-    drawn_by = {"seed": part.seed} if indices is None else {"indices": indices}
+    if indices is not None:
+        drawn_by: dict[str, Any] = {"indices": indices}
+    elif part.draw == "last":
+        drawn_by = {"draw": "last"}
+    else:
+        drawn_by = {"seed": part.seed, **({"draw": part.draw} if part.draw != "raw" else {})}
     return {"part_of": part.part_of, "share": part.share, **drawn_by}

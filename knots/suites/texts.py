@@ -5,7 +5,7 @@ Shapes: N items, S tokens of all items, B items of a batch, L tokens of its long
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,19 @@ class TextReading:
 
     tokenizer: Any
     identity: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class TextItems:
+    """An opened split, before anything of it is tokenized.
+
+    Attributes:
+        labels: int64 [N], the task's own labels.
+        read: numbers of items -> their first and their second sentences, in that order.
+    """
+
+    labels: npt.NDArray[np.int64]
+    read: Callable[[Sequence[int]], tuple[list[str], list[str]]]
 
 
 @dataclass(frozen=True, eq=False)
