@@ -40,7 +40,7 @@ SPLIT_OF = {
 FORMS: Mapping[str, str] = {
     "parquet": "parquet files",
     "json": "JSON lines",
-    "csv": "CSV or TSV files",
+    "csv": "CSV and TSV files",
     "imagefolder": "folders of images",
 }
 """Modules of `datasets` that read files here, and how messages call what they read."""

@@ -64,8 +64,10 @@ def open_pairs(task: TextTask, split: str, root: Path) -> Iterator[TextItems]:
         for column in columns[:-1]:
             _check_sentences(table, column, chosen, f"{where}, split {name!r}")
 
+        texts = table.select_columns(list(dict.fromkeys(columns[:-1])))
+
         def read(items: Sequence[int]) -> tuple[list[str], list[str]]:
-            rows = table[chosen[list(items)].tolist()]
+            rows = texts[chosen[list(items)].tolist()]
             return list(rows[columns[0]]), list(rows[columns[1]])
 
         yield TextItems(labels[chosen], read)

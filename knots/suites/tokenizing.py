@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from knots.errors import KnotsError, first_line
+from knots.errors import KnotsError
 from knots.suites.tasks import TextTask
 from knots.suites.texts import TextArrays, TextItems
 
@@ -49,12 +49,9 @@ def tokenize(
     for at in range(0, len(numbers), BATCH):
         batch = numbers[at : at + BATCH].tolist()
         first, second = items.read(batch)
-        try:
-            rows = _encode(tokenizer, first, second, truncation=True, max_length=task.max_length)
-            cut += _count_cut(tokenizer, first, second, rows, task.max_length)
-        except (ValueError, TypeError) as error:
-            raise KnotsError(f"{where} cannot be tokenized: {first_line(error)}") from error
+        rows = _encode(tokenizer, first, second, truncation=True, max_length=task.max_length)
         _check_not_blank(first, second, rows, batch, where)
+        cut += _count_cut(tokenizer, first, second, rows, task.max_length)
         lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
         tokens.append(np.array([token for row in rows for token in row], dtype=np.int32))
     starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)

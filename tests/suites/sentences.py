@@ -96,8 +96,7 @@ def one_task(
     **source: Any,
 ) -> TextTask:
     """A task on a folder or a hub id with the columns of `some_rows`."""
-    options = {
-        **{"kind": "pairs", "path": str(path), "first": "a", "second": "b", "labels": LABELS},
-        **{"splits": {split: split for split in sizes}, **source},
-    }
+    columns = {"first": "a", "second": "b", "labels": LABELS}
+    splits = {split: split for split in sizes}
+    options = {"kind": "pairs", "path": str(path), "splits": splits, **columns, **source}
     return TextTask("claims", CLASSES, sizes, options, max_length=max_length, absent=absent)

@@ -131,6 +131,23 @@ def test_thousands_of_files(tmp_path: Path):
     assert remote._patterns() == sorted(f"train/{number}/*.png" for number in range(40))
 
 
+def test_how_files_are_read_is_part_of_what_they_are(tmp_path: Path):
+    keys = []
+    for name, readme in (("a.csv", None), ("a.tsv", None), ("a.csv", "sep: ';'")):
+        folder = tmp_path / str(len(keys)) / "signs"
+        folder.mkdir(parents=True)
+        (folder / name.replace("a.", "test.")).write_text("x\n1\n")
+        if readme:
+            text = f"configs:\n- config_name: default\n  data_files: test.csv\n  {readme}\n"
+            (folder / "README.md").write_text(f"---\n{text}---\n")
+        split = "train" if readme else "test"
+        listing = list_split({"path": str(folder)}, split, tmp_path / "cache")
+        assert listing.builder == "csv"
+        keys.append((dict(listing.options), content_of(listing, tmp_path / "cache")))
+    assert [options for options, _ in keys] == [{}, {"sep": "\t"}, {"sep": ";"}]
+    assert len({content for _, content in keys}) == 3
+
+
 def test_a_folder_is_listed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 

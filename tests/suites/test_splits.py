@@ -1,5 +1,6 @@
 """What is held out for validation is in no other split, by a seed or by an index file."""
 
+import math
 import pickle
 import threading
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -323,3 +325,56 @@ def test_the_official_indices_give_the_published_counts(name: str, shared: Path,
         assert np.array_equal(by_task, read_indices(f"{file}#{name}", "signs", n, tmp_path))
     with pytest.raises(KnotsError, match="not a permutation"):
         choose(one, "test", labels(n - 1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "draw", "held", "first", "total"),
+    [
+        # The reference's halves of RTE's validation set, its fifths of QNLI's and of MNLI's.
+        (277, 0.5, "datasets", 139, [0, 2, 3, 4, 7, 8, 9, 12], 18947),
+        (5463, 0.2, "datasets", 1093, [8, 11, 16, 17, 19, 31, 37, 39], 3004619),
+        (9815, 0.2, "last", 1963, list(range(7852, 7860)), sum(range(7852, 9815))),
+    ],
+)
+def test_what_datasets_holds_out(
+    n: int, share: float, draw: str, held: int, first: list[int], total: int, tmp_path: Path
+):
+    one = task(part(share=share, seed=42, draw=draw))
+    validation, rest = (choose(one, split, labels(n), tmp_path) for split in ("validation", "test"))
+    table = datasets.Dataset.from_dict({"item": list(range(n))})
+    parts = table.train_test_split(test_size=share, shuffle=draw == "datasets", seed=42)
+    assert validation.tolist() == sorted(parts["test"]["item"])
+    assert rest.tolist() == sorted(parts["train"]["item"])
+    # Written down, for no version of NumPy or `datasets` may change them unseen.
+    assert (len(validation), validation[:8].tolist(), validation.sum()) == (held, first, total)
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    n=st.integers(0, 200),
+    share=st.floats(0.01, 0.99),
+    draw=st.sampled_from(["datasets", "last"]),
+    whole=st.sampled_from(["train", "test"]),
+)
+def test_datasets_holds_out_no_item_twice(n: int, share: float, draw: str, whole: str):
+    one = task(part(part_of=whole, share=share, draw=draw))
+    taken = math.ceil(n * share)
+    if n and taken == n:
+        with pytest.raises(KnotsError, match=rf"share={share} of {n} items leaves no '{whole}'"):
+            choose(one, "validation", labels(n), NOWHERE)
+        return
+    validation, rest = (choose(one, split, labels(n), NOWHERE) for split in ("validation", whole))
+    assert len(validation) == taken
+    assert sorted([*validation, *rest]) == list(range(n))
+
+
+def test_the_way_of_drawing_is_in_the_identity(tmp_path: Path):
+    def identity(**options: object) -> Mapping[str, Any] | None:
+        return held_out_identity(task(part(**options)), "test", tmp_path)
+
+    ways = [identity(), identity(draw="datasets"), identity(draw="last"), identity(draw="datasets", seed=1)]
+    assert all(ways.count(one) == 1 for one in ways)
+    assert identity(draw="raw") == identity()  # as it was before there were others
+    assert identity(draw="last", seed=1) == ways[2]
+    with pytest.raises(KnotsError, match=r"unknown task 'signs': source.validation.draw 'first'.*last"):
+        choose(task(part(draw="first")), "test", labels(5), tmp_path)

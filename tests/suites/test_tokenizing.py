@@ -16,7 +16,9 @@ from knots.suites.tokenizing import tokenize
 from tests.suites.sentences import CHARACTERS, READING, all_spelt, character_tokenizer, one_task
 
 TASK = one_task("nowhere", {"test": 3})
-TEXT = st.text(st.sampled_from([c for c in CHARACTERS if c != "|"]), min_size=1, max_size=12).filter(str.strip)
+TEXT = st.text(st.sampled_from([c for c in CHARACTERS if c != "|"]), min_size=1, max_size=12).filter(
+    str.strip
+)
 
 
 def items_of(pairs: Sequence[tuple[str, str]]) -> TextItems:
@@ -76,18 +78,3 @@ def test_a_tokenizer_that_was_made_for_less_does_not_complain(capfd: pytest.Capt
     tokenizer.model_max_length = 4
     tokenize(items_of([("a" * 50, "b" * 50)]), np.array([0]), replace(TASK, max_length=20), "test", tokenizer)
     assert capfd.readouterr().err == ""
-
-
-def test_what_a_tokenizer_cannot_cut_is_one_message():
-    """As `only_first` would, where the second sentence alone is too long; a tokenizer may be so configured."""
-
-    class Stubborn:
-        def num_special_tokens_to_add(self, pair: bool) -> int:
-            return 0
-
-        def __call__(self, *args: object, **options: object) -> None:
-            raise ValueError("cannot be cut\nmore of it")
-
-    message = r"the test split of task 'claims' cannot be tokenized: cannot be cut$"
-    with pytest.raises(KnotsError, match=message):
-        tokenize(items_of([("a", "b")]), np.array([0]), TASK, "test", Stubborn())
