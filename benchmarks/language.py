@@ -5,8 +5,8 @@
 
 Pairs have 10 to 30 tokens. Four ways to score the same pairs: `evaluate`, as runs call it; the reference's
 loop (batches of two in the order of the data, padded, with a mask, through transformers' own classifier); one
-pair at a time; and a plain forward pass of the backbone over full rectangles of as many tokens, without heads or
-data, which is what the hardware allows. Ways take turns, so that ratios are of one time on one machine.
+pair at a time; and a plain forward pass of the backbone over full rectangles of as many tokens, without
+heads or data, which is what the hardware allows. Ways take turns: ratios are of one time on one machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from knots.suites.texts import TextArrays, TextReading
 RESULTS = Path(__file__).with_name("results")
 DEFAULTS = {
     "shapes": ["small", "wide"],
-    "pairs": 400,
+    "pairs": 300,
     "tokens": 16384,
     "device": "cpu",
     "dtype": "float32",
@@ -53,7 +53,7 @@ PARTS = (
 )
 SHAPES = {
     "small": dict(zip(PARTS, (128, 384, 4, 4, 2, 512), strict=True)),
-    "wide": dict(zip(PARTS, (1024, 3584, 2, 16, 4, 512), strict=True)),
+    "wide": dict(zip(PARTS, (512, 1408, 2, 8, 2, 512), strict=True)),
     "llama3_8b": dict(zip(PARTS, (4096, 14336, 32, 32, 8, 128256), strict=True)),
 }
 SHORTEST, LONGEST = 10, 30
