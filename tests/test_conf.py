@@ -172,10 +172,8 @@ def test_runs_of_both_entry_points_are_told_apart():
 
 
 def test_a_suite_of_another_modality_is_refused():
-    config = composed()
-    config["suite"]["modality"] = "language"
-    with pytest.raises(KnotsError, match=r"is of language, but model 'mini_clip' takes vision"):
-        parse_merge(config)
+    with pytest.raises(KnotsError, match=r"'nli6' is of language, but model 'mini_clip' takes vision"):
+        parse_merge(composed("suite=nli6"))
 
 
 @pytest.mark.parametrize("name", MERGES)
@@ -195,10 +193,17 @@ def test_the_issue_s_merges_are_all_there():
     }
 
 
-@pytest.mark.parametrize("group", ["eval", "trainer", "paths", "data", "suite"])
+@pytest.mark.parametrize("group", ["eval", "trainer", "paths", "data"])
 def test_every_choice_of_every_other_group_is_a_plan(group: str):
     for path in (CONF / group).glob("[!_]*.yaml"):
         parse_merge(composed(f"{group}={path.stem}"))
+
+
+def test_every_suite_is_a_plan_with_a_model_that_names_it():
+    for path in (CONF / "model").glob("[!_]*.yaml"):
+        suite = yaml.safe_load(path.read_text()).get("default_suite")
+        if suite is not None:
+            assert parse_merge(composed(f"model={path.stem}", f"suite={suite}")).suite.name == suite
 
 
 @pytest.mark.parametrize(
