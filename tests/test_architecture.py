@@ -12,7 +12,7 @@ PACKAGE = ROOT / "knots"
 FLOORS = [
     {"errors"},
     {"hub", "files", "prefetching"},
-    {"assets", "urls"},
+    {"assets", "user_files"},
     {"linalg", "randomness"},
     {"updates"},
     {"adapters", "spaces"},

@@ -63,6 +63,21 @@ def test_published_numbers_win_over_neutral_ones_and_the_command_line_over_both(
     assert composed("model=vit_b_32", "merge=core_ties")["merge"]["source"] is None
 
 
+def test_both_published_settings_of_the_language_benchmark_are_there():
+    merge = composed("model=llama3_8b", "merge=knots_ties")["merge"]
+    assert (merge["scale"], merge["density"]) == (0.5, 1.0)
+    (other,) = merge["also"]
+    assert (other["scale"], other["density"]) == (1.0, 0.4)
+
+
+def test_precision_is_the_models_own_unless_it_is_chosen():
+    chosen = {model: parse_merge(composed(f"model={model}")).scoring for model in ("vit_b_32", "llama3_8b")}
+    assert [scoring.precision for scoring in chosen.values()] == ["32", "bf16"]
+    assert [scoring.batch_size for scoring in chosen.values()] == [256, 16384]
+    assert chosen["llama3_8b"].mode == "per_task"
+    assert parse_merge(composed("model=llama3_8b", "precision=32")).scoring.precision == "32"
+
+
 def test_the_published_seed_counts_unless_the_user_names_one():
     assert parse_merge(composed("model=vit_b_32", "merge=dare_ties")).seed == 424
     assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", "seed=0")).seed == 0
@@ -76,6 +91,8 @@ def test_the_published_seed_counts_unless_the_user_names_one():
         ("vit_b_32", "vision8", "stanford_cars"),
         ("vit_l_14", "vision8", "stanford_cars"),
         ("vit_b_32_full", "vision8", "stanford_cars"),  # a variant of a model inherits the suite
+        ("llama3_8b", "nli6", "snli"),
+        ("llama3_2_1b", "nli6", "snli"),
     ],
 )
 def test_suite_auto_is_the_suite_that_the_model_names(model: str, suite: str, first: str):
@@ -89,9 +106,9 @@ def test_suite_auto_is_the_suite_that_the_model_names(model: str, suite: str, fi
 def test_every_model_is_a_plan(model: str):
     plan = parse_merge(composed(f"model={model}"))
     assert plan.model.name == model
-    assert plan.model.spec.text == plan.model.text
+    assert plan.model.spec.base == plan.model.base
     sources = [plan.model.adapter_of(task) for task in plan.suite.task_names]
-    assert len(set(sources)) == 8
+    assert len(set(sources)) == {"vision": 8, "language": 6}[plan.suite.modality]
 
 
 def test_a_model_may_spell_a_task_in_its_own_way():

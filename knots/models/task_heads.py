@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from knots.adapters import Adapter
-from knots.errors import KnotsError, first_line
+from knots.errors import KnotsError
 from knots.models.classifier import HEAD
-from knots.urls import local_file
+from knots.user_files import load_tensors, local_file
 
 KEY = f"{HEAD}.weight"
 
@@ -78,22 +75,15 @@ def _own(adapter: Adapter) -> Tensor | None:
 def _read(place: str, cache_dir: Path) -> dict[str, Tensor]:
     """The tensors of a file of heads; those of a task that has a mapping of its own under `<task>.<name>`."""
     where = f"file of heads {place!r}"
-    path = local_file(place, where, cache_dir / "heads")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        values: Any = torch.load(path, weights_only=True, map_location="cpu")
-        return _flat(values)
-    except Exception as error:  # damaged bytes make either reader stumble in any way
-        raise KnotsError(f"{where} cannot be read: {first_line(error)}") from error
+    return _flat(load_tensors(local_file(place, where, cache_dir / "heads"), where), where)
 
 
-def _flat(values: object, prefix: str = "") -> dict[str, Tensor]:
+def _flat(values: object, where: str, prefix: str = "") -> dict[str, Tensor]:
     if isinstance(values, Tensor):
         return {prefix.removesuffix("."): values}
     if not isinstance(values, Mapping):
-        raise ValueError(f"it holds {type(values).__name__}, not tensors by task")
+        raise KnotsError(f"{where} holds {type(values).__name__}, not tensors by task")
     found: dict[str, Tensor] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.")
+        found |= _flat(value, where, f"{prefix}{key}.")
     return found

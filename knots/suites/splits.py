@@ -7,25 +7,20 @@ would, or by the index file of the official implementation. What is held out is 
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from knots.errors import KnotsError, first_line, unknown
-from knots.files import write_whole
+from knots.errors import KnotsError, unknown
 from knots.suites.tasks import Task
+from knots.user_files import load_tensors, local_file
 
 Indices = npt.NDArray[np.int64]
 
-DOWNLOAD_SECONDS = 60
 HELD_OUT_KEYS = ("part_of", "share", "seed", "draw", "indices", "order")
 DRAWS = ("raw", "datasets", "last")
 
@@ -196,7 +191,7 @@ def read_indices(place: str, task: str, n: int, cache_dir: Path) -> Indices:
         KnotsError: it cannot be had or read, holds several tensors and none is named, or is no permutation.
     """
     path, where = _local(place, task, cache_dir)
-    values = _read(path, where)
+    values = load_tensors(path, where)
     if isinstance(values, Mapping):
         key = place.partition("#")[2] or (task if task in values or len(values) != 1 else next(iter(values)))
         if key not in values:
@@ -217,39 +212,8 @@ def _local(place: str, task: str, cache_dir: Path) -> tuple[Path, str]:
     """The file on this machine, and how messages call it."""
     address = place.partition("#")[0]
     where = f"task {task!r}: index file {address!r}"
-    if "://" in address:
-        path = _downloaded(address, where, cache_dir)
-        return path, f"{where} (kept as {path})"
-    path = Path(address).expanduser()
-    if not path.is_file():
-        raise KnotsError(f"{where} is not there")
-    return path, where
-
-
-def _read(path: Path, where: str) -> Any:
-    import torch
-    from safetensors.numpy import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # damaged bytes make either reader stumble in any way
-        raise KnotsError(f"{where} cannot be read: {first_line(error)}") from error
-
-
-def _downloaded(url: str, where: str, cache_dir: Path) -> Path:
-    """The local copy of a URL, kept for good: an index file does not change."""
-    suffix = Path(urlsplit(url).path).suffix
-    path = cache_dir / "indices" / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}{suffix}"
-    if not path.is_file():
-        try:
-            with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as answer:
-                write_whole(path, answer.read())
-        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
-            reason = str(error) or type(error).__name__
-            raise KnotsError(f"{where} cannot be downloaded: {reason}; give the path of a copy") from error
-    return path
+    path = local_file(address, where, cache_dir / "indices")
+    return path, f"{where} (kept as {path})" if "://" in address else where
 
 
 def indices_content(task: Task, cache_dir: Path) -> str | None:

@@ -19,12 +19,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from experiments._cli import CONF
 from tests.hub import Hub, files_of
 from tests.language import SPECIAL, WORDS, tiny_text_tokenizer
-from tests.rehearsal_nli import BASE, TASKS, serve_adapters, serve_data, size_overrides, sizes
+from tests.rehearsal_nli import BASE, serve_adapters
+from tests.suites.nli6 import SIZES, TASKS, serve_nli6, size_overrides
 
 pytestmark = pytest.mark.slow
 
 WIDTH, KV_WIDTH, LAYERS = 4096, 1024, 2
-ROWS = {"train": 6, "validation": 5, "test": 5}
 GIB = 2**20
 """In units of the resource module, which are KiB."""
 
@@ -35,7 +35,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     hub = Hub()
     hub.models[BASE] = files_of(wide_llama(folder / "base"))
     serve_adapters(hub, folder / "adapters", WIDTH, KV_WIDTH, LAYERS)
-    serve_data(hub, folder / "data", ROWS)
+    serve_nli6(hub, folder / "data")
     yield hub
     hub.stop()
 
@@ -76,7 +76,7 @@ def test_merging_and_evaluating_stays_within_ten_gigabytes(
     command = [
         *(sys.executable, str(CONF.parent / "experiments" / "merge.py"), "model=llama3_8b", "suite=nli6"),
         *(f"merge={method}", f"precision={precision}", "logger=none", "trainer=cpu"),
-        *(f"paths.output_dir={outputs}", f"paths.cache_dir={place}/cache", *size_overrides(ROWS)),
+        *(f"paths.output_dir={outputs}", f"paths.cache_dir={place}/cache", *size_overrides()),
     ]
     environment = {**hub.environment(place), "OMP_NUM_THREADS": str(os.cpu_count())}
     with (place / "log.txt").open("w") as log:
@@ -88,7 +88,7 @@ def test_merging_and_evaluating_stays_within_ten_gigabytes(
     found = [json.loads(path.read_text()) for path in (outputs / "merge").glob("[!.]*/metrics.json")]
     (merged,) = (metrics for metrics in found if metrics["merge"]["method"] == method)
     assert {task: row["n"] for task, row in merged["per_task"].items()} == {
-        task: sizes(task, ROWS)["test"] for task in TASKS
+        task: SIZES[task]["test"] for task in TASKS
     }
     assert merged["unscored"] == 0
     (saved,) = (outputs / "merge").glob("*/adapter/adapter_model.safetensors")

@@ -1,4 +1,4 @@
-"""Files that a user names by path or URL."""
+"""Files of tensors that a user names by path or URL."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from knots.errors import KnotsError
+from knots.errors import KnotsError, first_line
 from knots.files import write_whole
 
 DOWNLOAD_SECONDS = 60
@@ -40,3 +41,27 @@ def local_file(place: str, where: str, folder: Path) -> Path:
             reason = str(error) or type(error).__name__
             raise KnotsError(f"{where} cannot be downloaded: {reason}; give the path of a copy") from error
     return path
+
+
+def load_tensors(path: Path, where: str) -> Any:
+    """What a file holds, `.safetensors` or a pickle, which is read weights-only.
+
+    Args:
+        path: the file.
+        where: how messages call it.
+
+    Returns:
+        Tensors by name; of a pickle whatever was saved.
+
+    Raises:
+        KnotsError: it cannot be read.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged bytes make either reader stumble in any way
+        raise KnotsError(f"{where} cannot be read: {first_line(error)}") from error

@@ -1,14 +1,17 @@
-"""A file named by path or URL: there, downloaded once, or one plain line that says why not."""
+"""A file named by path or URL: there, downloaded once, read without running it, or a line that says why not."""
 
+import pickle
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from knots.errors import KnotsError
-from knots.urls import local_file
+from knots.user_files import load_tensors, local_file
 
 
 @pytest.fixture
@@ -52,3 +55,19 @@ def test_what_cannot_be_downloaded_leaves_nothing(server: str, tmp_path: Path):
     with pytest.raises(KnotsError, match=r"file cannot be downloaded: .*give the path of a copy"):
         local_file("http://127.0.0.1:9/heads.pt", "file", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_of_either_form(tmp_path: Path):
+    tensors = {"a": torch.arange(3)}
+    torch.save(tensors, tmp_path / "a.pt")
+    save_file(tensors, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        assert torch.equal(load_tensors(tmp_path / name, "file")["a"], tensors["a"])
+
+
+def test_what_would_run_code_or_is_damaged_is_refused(tmp_path: Path):
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(Path("x")))
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    for name in ("code.pt", "bad.safetensors"):
+        with pytest.raises(KnotsError, match="file 'x' cannot be read: "):
+            load_tensors(tmp_path / name, "file 'x'")
