@@ -1,4 +1,4 @@
-"""A file named by path or URL: there, downloaded once, read without running it, or a line that says why not."""
+"""A file named by path or URL: there, downloaded once, read without running it, or a line saying why not."""
 
 import pickle
 import threading
