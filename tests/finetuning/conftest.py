@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from knots.finetuning import FinetuningPlan, Origin
+from knots.finetuning import Origin, VisionPlan
 from knots.models.clip import ClipSpec, load_clip
 from knots.suites.data import ImageArrays
 from tests.miniatures import tiny_arrays, tiny_clip, tiny_suite
 
-PLAN = FinetuningPlan(
+PLAN = VisionPlan(
     kind="lora",
     rank=2,
     dropout=0.1,
