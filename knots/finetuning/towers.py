@@ -160,6 +160,8 @@ def recomputing(model: Any, plan: FinetuningPlan) -> Iterator[None]:
     # The reentrant kind would find no input that needs a gradient, and train nothing.
     options = {f"{word}_checkpointing_kwargs": {"use_reentrant": False}}
     getattr(model, f"{word}_checkpointing_enable")(**options)
+    # Only the reentrant kind needs embeddings with gradients; a hook for that would stay in the model.
+    model.disable_input_require_grads()
     try:
         yield
     finally:
