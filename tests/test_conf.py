@@ -132,6 +132,14 @@ def test_the_paper_s_recipe(rank: int, rate: float):
     assert (plan.scale, plan.shift, plan.dtype) == (100, 0, "float32")
 
 
+def test_the_paper_s_recipe_for_pairs():
+    plan = parse_plan(composed("finetune=nli_lora", entry="finetune")["finetune"])
+    assert (plan.rank, plan.learning_rate, plan.dropout, plan.batch_size) == (16, 3e-5, 0.1, 1)
+    assert plan.modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert (plan.warmup, plan.schedule, plan.validate_every) == (0.06 * plan.steps, "linear", 4000)
+    assert (plan.base_precision, plan.precision, plan.dtype) == ("bf16", "bf16-mixed", "float32")
+
+
 def test_a_learning_rate_may_take_the_place_of_the_table():
     overrides = ("finetune=vision_lora", "finetune.rank=8", "finetune.learning_rate=5e-4")
     plan = parse_plan(composed(*overrides, entry="finetune")["finetune"])
