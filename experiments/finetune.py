@@ -1,9 +1,11 @@
-"""Fine-tune the vision tower of a CLIP, one task at a time: LoRA adapters, or all weights.
+"""Fine-tune a model, one task at a time: LoRA adapters, all weights of a vision tower, or a head alone.
 
 uv run experiments/finetune.py task=signs                          one task of the miniature
 uv run experiments/finetune.py tasks=all finetune.seed=1 folder=outputs/universe_1
 uv run experiments/finetune.py model=vit_b_32 task=gtsrb           the paper's recipe for ViT-B/32
 uv run experiments/finetune.py task=signs finetune=full            every weight of the tower
+uv run experiments/finetune.py model=llama3_8b task=rte trainer=gpu    the paper's recipe for sentence pairs
+uv run experiments/finetune.py model=mini_llama finetune=nli_head_mini a head on the frozen model
 
 A call that was stopped or killed is gone on with by the same command, from its last validation.
 """

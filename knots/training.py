@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count, islice
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import lightning as L
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +18,32 @@ from torch.utils.data import Dataset, IterableDataset
 
 from knots.errors import KnotsError, unknown
 from knots.prefetching import read_ahead
+from knots.suites.texts import TextArrays
+
+TOKEN_BUDGET = 16_384
+"""The most tokens, padding included, of a batch of texts that is only looked at."""
+
+
+def shuffled(items: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """Numbers of the items of one batch after the other, each in ascending order, without end.
+
+    Every pass over the items is in a new order; what is left of it below a whole batch is passed over.
+
+    Args:
+        items: how many there are.
+        size: B; all of them where there are fewer.
+        rng: decides the order; it may be drawn from between two batches.
+    """
+    size = min(size, items)
+    while True:
+        order = rng.permutation(items)
+        for at in range(0, items - size + 1, size):
+            yield np.sort(order[at : at + size])
+
+
+def batch_rng(seed: int) -> np.random.Generator:
+    """What decides the batches of a training."""
+    return np.random.default_rng(np.random.SeedSequence([seed, 300]))
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -46,16 +73,13 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
 
     def _choices(self) -> Iterator[tuple[Any, tuple[int, int]]]:
         """The numbers of each batch's pictures, and the corner that the shifted ones start at."""
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, 300]))
-        size = min(self.batch_size, len(self.labels))
-        while True:
-            order = rng.permutation(len(self.labels))
-            for at in range(0, len(order) - size + 1, size):
-                corner = (0, 0)
-                if self.shift:
-                    down, right = rng.integers(0, 2 * self.shift + 1, 2).tolist()
-                    corner = (down, right)
-                yield np.sort(order[at : at + size]), corner
+        rng = batch_rng(self.seed)
+        for chosen in shuffled(len(self.labels), self.batch_size, rng):
+            corner = (0, 0)
+            if self.shift:
+                down, right = rng.integers(0, 2 * self.shift + 1, 2).tolist()
+                corner = (down, right)
+            yield chosen, corner
 
     def _shifted(self, images: Tensor, corner: tuple[int, int]) -> Tensor:
         if self.shift == 0:
@@ -86,7 +110,61 @@ class Slices(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.array(self.images[part])), torch.from_numpy(np.array(self.labels[part]))
 
 
-class ReadAhead(IterableDataset[tuple[Tensor, Tensor]]):
+class TextBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
+    """Endless random batches of texts: tokens int64 [B, L], their lengths [B] and labels [B].
+
+    Args:
+        texts: what is read.
+        pad: the token that fills rows up.
+        batch_size: B.
+        seed: of the order.
+        start: number of batches that are passed over.
+    """
+
+    def __init__(self, texts: TextArrays, pad: int, batch_size: int, seed: int, start: int = 0) -> None:
+        self.texts, self.pad = texts, pad
+        self.batch_size, self.seed, self.start = batch_size, seed, start
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        batches = shuffled(len(self.texts), self.batch_size, batch_rng(self.seed))
+        for chosen in islice(batches, self.start, None):
+            yield text_batch(self.texts, chosen, self.pad)
+
+
+class TextSlices(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """A whole split of texts, the shortest first, so that little is padded.
+
+    Args:
+        texts: what is read.
+        pad: the token that fills rows up.
+        budget: the most tokens of a batch, padding included; an item beyond it is a batch of its own.
+    """
+
+    def __init__(self, texts: TextArrays, pad: int, budget: int = TOKEN_BUDGET) -> None:
+        self.texts, self.pad = texts, pad
+        order = np.argsort(texts.lengths, kind="stable")
+        self.batches: list[npt.NDArray[np.int64]] = []
+        first = 0
+        for at, length in enumerate(texts.lengths[order].tolist()):
+            if at > first and (at + 1 - first) * length > budget:
+                self.batches.append(order[first:at])
+                first = at
+        self.batches.append(order[first:])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        return text_batch(self.texts, self.batches[number], self.pad)
+
+
+def text_batch(texts: TextArrays, items: npt.NDArray[np.int64], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Some texts: tokens int64 [B, L], padded on the right, their lengths [B] and labels [B]."""
+    labels = np.array(texts.labels[items], dtype=np.int64)
+    return (*texts.padded(items, pad), torch.from_numpy(labels))
+
+
+class ReadAhead(IterableDataset[tuple[Tensor, ...]]):
     """The same batches, read in a background thread while the last ones are in use.
 
     Args:
@@ -94,10 +172,10 @@ class ReadAhead(IterableDataset[tuple[Tensor, Tensor]]):
         ahead: number of batches that wait.
     """
 
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], ahead: int = 4) -> None:
+    def __init__(self, batches: Iterable[tuple[Tensor, ...]], ahead: int = 4) -> None:
         self.batches, self.ahead = batches, ahead
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         batches = iter(self.batches)
         for batch in read_ahead(lambda _: next(batches, None), count(), self.ahead):
             if batch is None:
@@ -134,7 +212,8 @@ def parse_options(kind: type[Options], config: Mapping[str, Any], where: str) ->
     Raises:
         KnotsError: a key is unknown or absent, or a number is negative or no number.
     """
-    known = get_type_hints(kind)
+    hints = get_type_hints(kind)
+    known = {key: hint for key, hint in hints.items() if get_origin(hint) is not ClassVar}
     for key in config:
         if key not in known:
             raise unknown(f"key of {where!r}:", str(key), known)
@@ -153,12 +232,28 @@ def parse_options(kind: type[Options], config: Mapping[str, Any], where: str) ->
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> dict[str, Any]:
     """For a LightningModule's `configure_optimizers`: linear warm-up, then a cosine to zero at `steps`."""
+    return _schedule(optimizer, warmup, steps, lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
 
+
+def linear_schedule(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> dict[str, Any]:
+    """For a LightningModule's `configure_optimizers`: linear warm-up, then a line to zero at `steps`."""
+    return _schedule(optimizer, warmup, steps, lambda progress: 1 - progress)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, warmup: int, steps: int, decay: Callable[[float], float]
+) -> dict[str, Any]:
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        progress = (step - warmup) / max(1, steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return decay(min(1.0, (step - warmup) / max(1, steps - warmup)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+SCHEDULES: Mapping[str, Callable[[torch.optim.Optimizer, int, int], dict[str, Any]]] = {
+    "cosine": cosine_schedule,
+    "linear": linear_schedule,
+}
+"""How a learning rate falls after its warm-up."""

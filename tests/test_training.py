@@ -3,20 +3,27 @@
 import threading
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knots.errors import KnotsError
 from knots.training import (
     Batches,
     ReadAhead,
     Slices,
+    TextBatches,
+    TextSlices,
     cosine_schedule,
+    linear_schedule,
     parse_options,
     seeded,
 )
+from tests.language import tiny_text_arrays
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Plan:
     steps: int
     rate: float
     names: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "no option"
 
 
 @pytest.fixture
@@ -43,18 +52,30 @@ def test_seeded_decides_random_numbers_and_leaves_the_generator_as_it_was():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_schedule_warms_up_and_ends_at_zero():
+def rates_of(schedule, warmup, steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = cosine_schedule(optimizer, warmup=10, steps=50)["lr_scheduler"]["scheduler"]
+    scheduler = schedule(optimizer, warmup, steps)["lr_scheduler"]["scheduler"]
     rates = []
-    for _ in range(51):
+    for _ in range(steps + 1):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("schedule", [cosine_schedule, linear_schedule])
+def test_the_schedule_warms_up_and_ends_at_zero(schedule):
+    rates = rates_of(schedule, warmup=10, steps=50)
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[50] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_schedules_fall_on_a_line_or_a_cosine():
+    assert rates_of(linear_schedule, 10, 50)[20] == pytest.approx(0.75)
+    assert rates_of(cosine_schedule, 10, 50)[20] == pytest.approx(0.5 + 0.5 * 0.5**0.5)
+    np.testing.assert_allclose(np.diff(rates_of(linear_schedule, 10, 50)[10:]), -1 / 40)
 
 
 def test_batches_follow_from_their_seed(pictures):
@@ -124,6 +145,51 @@ def test_slices_own_what_they_give(pictures):
     images.flags.writeable = False
     Slices(images, labels, batch_size=6)[0][0].zero_()
     assert images[:6].any()
+
+
+def rows(batch):
+    """Every item of a batch of texts: its own tokens and its label; the padding is checked."""
+    tokens, lengths, labels = batch
+    assert tokens.shape[1] == int(lengths.max())
+    padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
+    assert bool((tokens[padding] == 99).all())
+    items = zip(tokens, lengths, labels, strict=True)
+    return [(tuple(row[:length].tolist()), int(label)) for row, length, label in items]
+
+
+def items_of(texts):
+    parts = zip(np.split(texts.tokens, texts.starts[1:-1]), texts.labels, strict=True)
+    return [(tuple(part.tolist()), int(label)) for part, label in parts]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 9])
+def test_batches_of_texts_follow_from_their_seed_and_start_anywhere(start):
+    texts = tiny_text_arrays(20, seed=0)
+    shown = [rows(batch) for batch in islice(TextBatches(texts, 99, 5, seed=1), start + 4)]
+    again = [rows(batch) for batch in islice(TextBatches(texts, 99, 5, seed=1, start=start), 4)]
+    assert again == shown[start:]
+    assert again != [rows(batch) for batch in islice(TextBatches(texts, 99, 5, seed=2, start=start), 4)]
+    if start in (0, 4):  # a pass over all of them
+        assert sorted(item for batch in again for item in batch) == sorted(items_of(texts))
+
+
+@given(count=st.integers(1, 40), seed=st.integers(0, 9), budget=st.integers(1, 100))
+def test_slices_of_texts_show_every_item_once_within_a_budget(count, seed, budget):
+    texts = tiny_text_arrays(count, seed)
+    cut = TextSlices(texts, 99, budget)
+    batches = [cut[number] for number in range(len(cut))]
+    assert sorted(item for batch in batches for item in rows(batch)) == sorted(items_of(texts))
+    assert all(batch[0].numel() <= budget or len(batch[0]) == 1 for batch in batches)
+    lengths = torch.cat([batch[1] for batch in batches]).tolist()
+    assert lengths == sorted(lengths)
+
+
+def test_slices_of_texts_are_as_few_as_fit():
+    texts = tiny_text_arrays(40, seed=0)
+    for first, second in zip(TextSlices(texts, 99, 60).batches, TextSlices(texts, 99, 60).batches[1:]):  # noqa: B905
+        assert (len(first) + 1) * texts.lengths[second[0]] > 60
+    assert len(TextSlices(texts, 99)) == 1
+    assert len(TextSlices(tiny_text_arrays(0, seed=0), 99)) == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 9])

@@ -1,11 +1,21 @@
-"""Fine-tune the vision tower of a CLIP, one task at a time: LoRA adapters or all weights.
+"""Fine-tune a model, one task at a time: LoRA adapters, all weights of a CLIP's vision tower, or a head.
 
-The protocol is the reference's: text heads frozen, AdamW, warm-up and cosine, stopping by the accuracy on
-the validation split, and every task's training starting from the same random A and the same seed.
+The protocol is the reference's. Every task's training starts from the same seed: from the same random A, and
+for decoders from the same head. AdamW, a warm-up and a schedule; the accuracy on the validation split decides
+which step is kept and when to stop. A CLIP learns against the frozen heads of its text tower, a decoder
+together with a head of the task's own.
 """
 
 from knots.finetuning.card import Origin
-from knots.finetuning.plan import FinetuningPlan, parse_plan
+from knots.finetuning.plan import FinetuningPlan, LanguagePlan, VisionPlan, parse_plan
 from knots.finetuning.run import finetune, finetune_tasks
 
-__all__ = ["FinetuningPlan", "Origin", "finetune", "finetune_tasks", "parse_plan"]
+__all__ = [
+    "FinetuningPlan",
+    "LanguagePlan",
+    "Origin",
+    "VisionPlan",
+    "finetune",
+    "finetune_tasks",
+    "parse_plan",
+]

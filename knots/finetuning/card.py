@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import yaml
 from knots.finetuning.plan import FinetuningPlan
 from knots.finetuning.towers import Trainable
 from knots.provenance import describe_machine
-from knots.suites.data import ImageArrays
-from knots.suites.tasks import ImageTask
+from knots.suites.tasks import Task
 
 PACKAGES = ("knots-merging", "torch", "transformers", "peft", "lightning", "numpy")
 
@@ -43,15 +42,35 @@ class Origin:
         return None if local else self.base
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a card says of the model and the items of a training, in words.
+
+    Attributes:
+        subject: the part of the model that was trained, as "the vision tower of"; empty for all of it.
+        base: what tells the base from others, beside its name; empty where that says it all.
+        task: number of classes, and what else makes up the task.
+        data: split -> how much of what was used.
+        before: what the accuracy before training is one of.
+        tags: for the hub.
+    """
+
+    subject: str
+    base: str
+    task: str
+    data: Mapping[str, str]
+    before: str
+    tags: tuple[str, ...]
+
+
 def write_card(
     folder: Path,
     origin: Origin,
-    task: ImageTask,
-    data: Mapping[str, ImageArrays],
+    task: Task,
+    facts: Facts,
     plan: FinetuningPlan,
     tower: Trainable,
-    results: Mapping[str, float],
-    base_hash: str,
+    accuracies: tuple[float, float],
 ) -> None:
     """Write `README.md`: base, data, recipe, accuracies and versions; no path and no name of a person.
 
@@ -59,28 +78,29 @@ def write_card(
         folder: where the trained tensors are.
         origin: base and suite.
         task: what was learnt.
-        data: the splits that were used, by name.
+        facts: about base, task and data.
         plan: the recipe.
         tower: what was trained.
-        results: accuracies on the validation split in percent, `zero_shot` and `finetuned`.
-        base_hash: SHA-256 of the base's vision tower and the task's heads.
+        accuracies: on the validation split in percent, before and after training.
     """
+    before, after = accuracies
     base = f"`{origin.public_base}`" if origin.public_base else "a folder of its author's"
     revision = f" at revision `{origin.revision}`" if origin.revision else ""
-    sizes = ", ".join(f"{split} {len(arrays)} pictures" for split, arrays in data.items())
+    content = f" ({facts.base})" if facts.base else ""
+    sizes = ", ".join(f"{split} {amount}" for split, amount in facts.data.items())
     machine = describe_machine()
     versions = ", ".join(f"{name} {machine['versions'].get(name)}" for name in PACKAGES)
     commit = (machine["commit"] or {}).get("hash", "unknown")
     text = f"""\
-# {task.name}: {tower.kind} of the vision tower of {origin.model}
+# {task.name}: {" ".join(filter(None, [tower.kind, "of", facts.subject, origin.model]))}
 
-- Base: {base}{revision} (vision tower and text heads: SHA-256 `{base_hash[:16]}`)
-- Task: `{task.name}` of suite `{origin.suite}`, {len(task.classes)} classes; prompts: {_quoted(task)}
+- Base: {base}{revision}{content}
+- Task: `{task.name}` of suite `{origin.suite}`, {facts.task}
 - Data: {sizes}. The test split was not used.
-- Accuracy on the validation split: {results["finetuned"]:.2f} % (the base without training: \
-{results["zero_shot"]:.2f} %). This split also chose the step that was kept.
+- Accuracy on the validation split: {after:.2f} % ({facts.before}: {before:.2f} %). \
+This split also chose the step that was kept.
 
-Text heads and projections are the base's own, unchanged.
+{tower.remark}
 
 ## Recipe
 
@@ -90,18 +110,19 @@ Text heads and projections are the base's own, unchanged.
 
 Made with Python {machine["python"]}, {versions}; commit {commit}.
 """
-    (folder / "README.md").write_text(_front_matter(origin, tower) + text, encoding="utf-8")
+    (folder / "README.md").write_text(_front_matter(origin, tower, facts.tags) + text, encoding="utf-8")
 
 
-def _front_matter(origin: Origin, tower: Trainable) -> str:
+def _front_matter(origin: Origin, tower: Trainable, tags: Iterable[str]) -> str:
     """What the hub reads."""
     base = origin.public_base
     hub = base if base and not base.startswith("asset:") else None
-    values: dict[str, Any] = {"library_name": tower.library, "tags": ["clip", "image-classification"]}
+    values: dict[str, Any] = {"library_name": tower.library, "tags": list(tags)}
     if hub:
         values |= {"base_model": hub}
     return f"---\n{yaml.safe_dump(values, sort_keys=True)}---\n"
 
 
-def _quoted(task: ImageTask) -> str:
-    return ", ".join(f"`{template}`" for template in task.templates)
+def quoted(names: Iterable[str]) -> str:
+    """Names as a card shows them."""
+    return ", ".join(f"`{name}`" for name in names)

@@ -6,7 +6,6 @@ adds the random generators and what the training is of, writes the file whole, a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -16,25 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from knots.files import whole_file
+from knots.finetuning.lessons import Lesson
 from knots.finetuning.plan import FinetuningPlan
-from knots.models.clip import Clip
-from knots.suites.data import ImageArrays
-from knots.suites.tasks import ImageTask
+from knots.suites.tasks import Task
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when older checkpoints can no longer be gone on from."""
-
-PROBES = 64
-"""Pictures of a split that stand for all of them when it is recognized."""
 
 FILE = "last.ckpt"
 
@@ -44,22 +38,13 @@ def training_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.training")
 
 
-def identity(
-    clip: Clip, heads: Tensor, task: ImageTask, data: Mapping[str, ImageArrays], plan: FinetuningPlan
-) -> dict[str, str]:
-    """What a training is of, by part: only one that agrees in all of them is gone on with.
-
-    Data are recognized by their labels, their shape and some pictures, because a split may be too large to
-    be read for this alone.
-    """
-    tower = {**clip.tower.state_dict(), "heads": heads, "projection": clip.model.visual_projection.weight}
-    values = asdict(plan)
+def identity(task: Task, lesson: Lesson, plan: FinetuningPlan) -> dict[str, str]:
+    """What a training is of, by part: only one that agrees in all of them is gone on with."""
     return {
         "format": str(FORMAT),
         "task": task.name,
-        "base": _hash(*(part for name, tensor in tower.items() for part in (name, _array(tensor)))),
-        **{f"{split} data": _hash(*_probes(arrays)) for split, arrays in data.items()},
-        **{f"finetune.{key}": json.dumps(value) for key, value in values.items()},
+        **lesson.identity(),
+        **{f"finetune.{key}": json.dumps(value) for key, value in asdict(plan).items()},
     }
 
 
@@ -151,21 +136,3 @@ class Checkpoints(L.Callback):
     def remove(self) -> None:
         """Delete the folder: the training is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _probes(arrays: ImageArrays) -> list[Any]:
-    count = len(arrays)
-    chosen = np.unique(np.linspace(0, max(0, count - 1), min(PROBES, count)).astype(int))
-    return [str(arrays.images.shape), np.asarray(arrays.labels), np.asarray(arrays.images[chosen])]
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().numpy()
-
-
-def _hash(*parts: Any) -> str:
-    """SHA-256 in hex of texts and arrays."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
-    return digest.hexdigest()

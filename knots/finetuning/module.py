@@ -1,4 +1,4 @@
-"""The Lightning module that trains a tower, and what must be kept of it to go on after a kill."""
+"""The Lightning module that teaches a lesson, and what must be kept of it to go on after a kill."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from knots.finetuning.lessons import Batch, Lesson
 from knots.finetuning.plan import FinetuningPlan
 from knots.finetuning.towers import Trainable
-from knots.models.clip import Clip
-from knots.training import cosine_schedule
+from knots.training import SCHEDULES
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Progress:
         best: the tensors that reached it.
         mark: the accuracy that the next ones must beat by more than `min_delta`.
         stale: looks since then.
-        zero_shot: the base's own accuracy, as a fraction.
+        zero_shot: the accuracy before training, as a fraction.
     """
 
     accuracy: float = -1.0
@@ -39,47 +39,41 @@ class Progress:
 
 
 class Finetuning(L.LightningModule):
-    """Trains a CLIP whose vision tower is in training to tell the classes of one task apart.
-
-    Shapes: B pictures, C classes, D size of the feature space.
+    """Trains what is trainable of a lesson's network to tell the classes of one task apart.
 
     Attributes:
         progress: how far it is, and the best tensors so far.
     """
 
-    heads: Tensor
-
-    def __init__(self, clip: Clip, tower: Trainable, heads: Tensor, plan: FinetuningPlan) -> None:
+    def __init__(self, lesson: Lesson, tower: Trainable, plan: FinetuningPlan) -> None:
         super().__init__()
-        self.clip, self.tower, self.plan = clip, tower, plan
-        # Inference tensors, as text features may be, cannot take part in training.
-        self.register_buffer("heads", heads.clone(), persistent=False)
+        self.network, self.tower, self.plan = lesson.network, tower, plan
+        self.schedule = SCHEDULES[lesson.schedule]
         # A checkpoint holds only what is trained.
         self.strict_loading = False
         self.progress = Progress()
         self._correct = self._seen = 0
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits [B, C] of uint8 pictures [B, H, W, 3]: scaled cosines with the frozen heads."""
-        features = self.clip(pictures).float()
-        # In half precision, logits of some thousands would differ by whole numbers only.
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.plan.scale * features @ self.heads.T
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits [B, C] in float32."""
+        logits: Tensor = self.network(*inputs)
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+    def training_step(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy over the task's own classes."""
         del step
-        loss = F.cross_entropy(self(batch[0]), batch[1])
+        *inputs, labels = batch
+        loss = F.cross_entropy(self(*inputs), labels)
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+    def validation_step(self, batch: Batch, step: int) -> None:
         """Count what is right."""
         del step
-        self._correct += int((self(batch[0]).argmax(dim=1) == batch[1]).sum())
-        self._seen += len(batch[1])
+        *inputs, labels = batch
+        self._correct += int((self(*inputs).argmax(dim=1) == labels).sum())
+        self._seen += len(labels)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the tensors if they are the best so far; stop when nothing was gained for a while."""
@@ -95,11 +89,11 @@ class Finetuning(L.LightningModule):
         self.trainer.should_stop = now.stale >= self.plan.patience
 
     def configure_optimizers(self) -> Any:
-        """AdamW on what is trained alone, with a linear warm-up and a cosine."""
+        """AdamW on what is trained alone, with the lesson's schedule."""
         plan = self.plan
-        weights = [weight for weight in self.clip.parameters() if weight.requires_grad]
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-        return cosine_schedule(optimizer, plan.warmup, plan.steps)
+        return self.schedule(optimizer, plan.warmup, plan.steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out; add the progress."""

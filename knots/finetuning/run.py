@@ -17,32 +17,28 @@ from knots.errors import KnotsError, unknown
 from knots.files import whole_folder
 from knots.finetuning.card import Origin, write_card
 from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
+from knots.finetuning.decoders import HEAD_FILE
+from knots.finetuning.lessons import Lesson
 from knots.finetuning.module import Finetuning, Progress
 from knots.finetuning.plan import FinetuningPlan
-from knots.finetuning.towers import in_training
-from knots.models.clip import Clip, ClipSpec, load_clip
-from knots.models.heads import task_features
-from knots.suites.data import DataOptions, ImageArrays, Reading, load_split
-from knots.suites.tasks import ImageTask, Suite
-from knots.training import Batches, ReadAhead, Slices, build_trainer, seeded
+from knots.finetuning.subjects import Model, Spec, check_modality, load_subject, make_lesson
+from knots.suites.data import DataOptions, load_split
+from knots.suites.tasks import Suite, Task
+from knots.training import ReadAhead, build_trainer, seeded
 
 log = logging.getLogger(__name__)
-
-VALIDATION_BATCH = 500
-VALIDATION_BYTES = 32 * 2**20
-"""The most pictures, and bytes of them, that are validated at once."""
 
 SPLITS = ("train", "validation")
 """All that training ever asks for."""
 
-FINISHED: Mapping[str, str] = {"lora": "adapter_config.json", "full": "config.json"}
+FINISHED: Mapping[str, str] = {"lora": "adapter_config.json", "full": "config.json", "head": HEAD_FILE}
 """The file that tells a finished folder, by kind."""
 
 Loggers = Callable[[str], Logger | None]
 
 
 def finetune_tasks(
-    spec: ClipSpec,
+    spec: Spec,
     suite: Suite,
     tasks: str | Sequence[str],
     plan: FinetuningPlan,
@@ -63,7 +59,7 @@ def finetune_tasks(
         plan: how to train each.
         folder: each goes into a folder below, named after its task.
         trainer: further options of `lightning.Trainer`.
-        cache_dir: where pictures and class features are kept.
+        cache_dir: where items and class features are kept.
         force: train what is there already again.
         options: how pictures are read.
         loggers: gives a task's logger, which is asked for when its training starts.
@@ -72,30 +68,29 @@ def finetune_tasks(
         Each task's name and what `finetune` measured, or None for one that was there.
 
     Raises:
-        KnotsError: the suite has no such task or is no suite of images.
+        KnotsError: the suite has no such task, or model, suite and plan are not of one modality.
     """
     wanted = [tasks] if isinstance(tasks, str) else list(tasks)
     for name in wanted:
         if name not in (*suite.task_names, "all"):
             raise unknown(f"task of suite {suite.name!r}:", name, (*suite.task_names, "all"))
-    if suite.modality != "vision":
-        raise KnotsError(f"suite {suite.name!r} is for {suite.modality}; fine-tuning takes suites of images")
-    clip = load_clip(spec)
-    reading = clip.reading(options or DataOptions())
+    check_modality(spec, suite, plan)
+    subject = load_subject(spec, plan, options or DataOptions())
+    model = subject.model
     # The commit says more than the name of a branch.
-    commit = clip.base.identity.get("commit", spec.revision)
+    commit = model.base.identity.get("commit", spec.revision)
     origin = Origin(spec.name, spec.base, commit, suite.name)
-    for one in suite.image_tasks:
+    for one in suite.tasks:
         if not {one.name, "all"} & set(wanted):
             continue
         place = folder / one.name
         if not force and _is_finished(place, plan.kind):
             yield one.name, None
             continue
-        data = load_splits(one, cache_dir, reading)
+        data = load_splits(one, cache_dir, subject.reading)
         logger = loggers(one.name) if loggers else None
         found = finetune(
-            clip, one, data, plan, place, trainer, origin=origin, logger=logger, cache_dir=cache_dir
+            model, one, data, plan, place, trainer, origin=origin, logger=logger, cache_dir=cache_dir
         )
         yield one.name, found
 
@@ -116,15 +111,16 @@ def _is_finished(place: Path, kind: str) -> bool:
     return False
 
 
-def load_splits(task: ImageTask, cache_dir: Path, reading: Reading) -> dict[str, ImageArrays]:
+def load_splits(task: Task, cache_dir: Path, reading: Any) -> dict[str, Any]:
     """The splits that training uses: never `test`."""
-    return {split: load_split(task, split, cache_dir, reading) for split in SPLITS}
+    load: Callable[..., Any] = load_split
+    return {split: load(task, split, cache_dir, reading) for split in SPLITS}
 
 
 def finetune(
-    clip: Clip,
-    task: ImageTask,
-    data: Mapping[str, ImageArrays],
+    model: Model,
+    task: Task,
+    data: Mapping[str, Any],
     plan: FinetuningPlan,
     folder: Path,
     trainer: Mapping[str, Any],
@@ -133,15 +129,16 @@ def finetune(
     logger: Logger | None = None,
     cache_dir: Path | None = None,
 ) -> dict[str, float]:
-    """Train one task and save it as a PEFT folder, or a full fine-tune as a folder of transformers.
+    """Train one task and save it: a PEFT folder, a full fine-tune as a folder of transformers, or a head.
 
     A call that was killed is gone on with by the next one, from its last validation; on the CPU the result
     is the same, bit for bit, as without the kill.
 
     Args:
-        clip: the base; it is given back as it was.
-        task: the classes and prompts.
-        data: the splits `train` and `validation`; they may be mapped from disk and larger than memory.
+        model: the base; it is given back as it was.
+        task: the classes, with their prompts or masks.
+        data: the splits `train` and `validation`, as `load_split` gives them; they may be mapped from disk
+            and larger than memory.
         plan: how to train.
         folder: where the result goes; it appears when it is complete, an older one is replaced.
         trainer: further options of `lightning.Trainer`, such as accelerator, devices, callbacks.
@@ -150,41 +147,39 @@ def finetune(
         cache_dir: where class features are kept; None keeps none.
 
     Returns:
-        The accuracies on the validation split, in percent, of the base (`zero_shot`) and of what was
-        trained (`finetuned`).
+        The accuracies on the validation split, in percent, before training (`zero_shot` of a CLIP,
+        `untrained` where a fresh head was put on) and of what was trained (`finetuned`).
 
     Raises:
-        KnotsError: the trainer has several processes or not the plan's precision, or training diverged.
+        KnotsError: model, task and plan are not of one modality, the trainer has several processes or not
+            the plan's precision, or training diverged.
     """
-    (heads,) = task_features(clip, [task], cache_dir)
-    parts = identity(clip, heads, task, data, plan)
-    checkpoints = Checkpoints(training_folder(folder), parts)
-    with seeded(plan.seed), in_training(clip, plan) as tower:
-        module = Finetuning(clip, tower, heads, plan)
-        fit = _trainer(plan, trainer, checkpoints, logger)
-        train(module, fit, data, checkpoints)
+    lesson = make_lesson(model, task, data, plan, cache_dir)
+    checkpoints = Checkpoints(training_folder(folder), identity(task, lesson, plan))
+    with seeded(plan.seed), lesson.in_training() as tower:
+        module = Finetuning(lesson, tower, plan)
+        fit = _trainer(plan, lesson, trainer, checkpoints, logger)
+        train(module, lesson, fit, checkpoints)
         done = module.progress
         if not all(bool(tensor.isfinite().all()) for tensor in done.best.values()):
             raise KnotsError(
                 f"{task.name}: training diverged; lower finetune.learning_rate={plan.learning_rate}"
             )
         tower.load(done.best)
-        found = {"zero_shot": 100 * done.zero_shot, "finetuned": 100 * done.accuracy}
+        before, after = 100 * done.zero_shot, 100 * done.accuracy
         with whole_folder(folder) as unfinished:
             tower.save(unfinished, getattr(torch, plan.dtype))
-            write_card(unfinished, origin, task, data, plan, tower, found, parts["base"])
+            write_card(unfinished, origin, task, lesson.facts(), plan, tower, (before, after))
     log.info("saved %s", folder)
     checkpoints.remove()
-    return found
+    return {lesson.before: before, "finetuned": after}
 
 
-def train(
-    module: Finetuning, fit: L.Trainer, data: Mapping[str, ImageArrays], checkpoints: Checkpoints
-) -> None:
+def train(module: Finetuning, lesson: Lesson, fit: L.Trainer, checkpoints: Checkpoints) -> None:
     """Train a module to its end, from a checkpoint where there is one; `progress` gets the best tensors."""
     plan = module.plan
     pinned = isinstance(fit.accelerator, CUDAAccelerator)
-    validation = _validation(data["validation"], pinned)
+    validation = DataLoader(lesson.validation(), batch_size=None, pin_memory=pinned)
     before = checkpoints.find()
     if before is None:
         fit.validate(module, validation, verbose=False)
@@ -196,9 +191,7 @@ def train(
     if done < plan.steps and module.progress.stale < plan.patience:
         # Only LoRA's dropout tells training from evaluation; the trainer sets it aside while validating.
         module.train()
-        images, labels = data["train"].images, data["train"].labels
-        start = done * fit.accumulate_grad_batches
-        batches = Batches(images, labels, plan.batch_size, plan.seed, plan.shift, start)
+        batches = lesson.batches(start=done * fit.accumulate_grad_batches)
         loader = DataLoader(ReadAhead(batches), batch_size=None, pin_memory=pinned)
         if done:
             fit.fit(module, loader, validation, ckpt_path=checkpoints.path, weights_only=True)
@@ -210,10 +203,17 @@ def train(
 
 
 def _trainer(
-    plan: FinetuningPlan, options: Mapping[str, Any], checkpoints: Checkpoints, logger: Logger | None
+    plan: FinetuningPlan,
+    lesson: Lesson,
+    options: Mapping[str, Any],
+    checkpoints: Checkpoints,
+    logger: Logger | None,
 ) -> L.Trainer:
+    repeats = lesson.accumulate
     own = {
-        "val_check_interval": plan.validate_every,
+        **({} if repeats is None else {"accumulate_grad_batches": repeats}),
+        # The trainer counts batches.
+        "val_check_interval": plan.validate_every * (repeats or 1),
         "precision": plan.precision,
         "logger": logger or False,
         "callbacks": [checkpoints, *options.get("callbacks", ())],
@@ -230,8 +230,3 @@ def _trainer(
             f"finetune.precision={plan.precision} is not for this device; it can do {fit.precision}"
         )
     return fit
-
-
-def _validation(data: ImageArrays, pinned: bool) -> DataLoader[Any]:
-    size = int(max(1, min(VALIDATION_BATCH, VALIDATION_BYTES // max(1, data.images[:1].nbytes))))
-    return DataLoader(Slices(data.images, data.labels, size), batch_size=None, pin_memory=pinned)

@@ -1,4 +1,4 @@
-"""What is trained of a vision tower: LoRA factors beside it, or all of its own weights."""
+"""What is trained of a tower: LoRA factors beside it, or, of a CLIP's, all of its own weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import CLIPVisionModel
 
-from knots.finetuning.plan import FinetuningPlan
+from knots.finetuning.plan import LORA, FinetuningPlan
 from knots.models.clip import Clip
+
+FROZEN = "Text heads and projections are the base's own, unchanged."
+
+MARKS = ("lora_", ".modules_to_save.")
+"""What the names of the tensors that PEFT trains contain."""
 
 
 class Trainable(Protocol):
@@ -24,11 +29,13 @@ class Trainable(Protocol):
     Attributes:
         kind: how it is called in words.
         library: the package that loads what `save` writes.
-        module: the vision tower, with whatever was put beside its weights.
+        remark: what its card says about the parts around it.
+        module: the tower, with whatever was put beside its weights.
     """
 
     kind: str
     library: str
+    remark: str
     module: Any
 
     def tensors(self) -> dict[str, Tensor]:
@@ -46,19 +53,24 @@ class LoraTower:
 
     kind = "LoRA adapter"
     library = "peft"
+    remark = FROZEN
 
-    def __init__(self, clip: Clip, plan: FinetuningPlan) -> None:
+    def __init__(self, tower: Any, plan: FinetuningPlan, task_type: str | None = None) -> None:
         assert plan.rank is not None
         config = LoraConfig(
-            r=plan.rank, lora_alpha=plan.rank, lora_dropout=plan.dropout, target_modules=list(plan.modules)
+            task_type=task_type,
+            r=plan.rank,
+            lora_alpha=plan.rank,
+            lora_dropout=plan.dropout,
+            target_modules=list(plan.modules),
         )
-        self.module: Any = get_peft_model(clip.tower, config)
+        self.module: Any = get_peft_model(tower, config)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies of the factors, on the CPU."""
+        """Copies of the factors, and of a head beside them, on the CPU."""
         # Without this PEFT would ask the hub whether the base's vocabulary was resized.
         state = get_peft_model_state_dict(self.module, save_embedding_layers=False)
-        return _copies(state)
+        return copies(state)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put factors back."""
@@ -66,7 +78,10 @@ class LoraTower:
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         """Write a PEFT folder of safetensors."""
-        state = {name: t.to(dtype) for name, t in self.module.state_dict().items() if "lora_" in name}
+        trained = {
+            name: t for name, t in self.module.state_dict().items() if any(mark in name for mark in MARKS)
+        }
+        state = {name: tensor.to(dtype) for name, tensor in trained.items()}
         self.module.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         config = folder / "adapter_config.json"
@@ -81,6 +96,7 @@ class FullTower:
 
     kind = "full fine-tune"
     library = "transformers"
+    remark = FROZEN
 
     def __init__(self, clip: Clip) -> None:
         self.module: Any = clip.tower.requires_grad_(True)
@@ -88,7 +104,7 @@ class FullTower:
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of all weights, on the CPU."""
-        return _copies(self.module.state_dict())
+        return copies(self.module.state_dict())
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put weights back."""
@@ -107,13 +123,13 @@ class FullTower:
 @contextmanager
 def in_training(clip: Clip, plan: FinetuningPlan) -> Iterator[Trainable]:
     """Make a CLIP's tower trainable while the block runs; afterwards the CLIP is as it was, bit for bit."""
-    with _checkpointing(clip, plan), _lora(clip, plan) if plan.kind == "lora" else _full(clip) as tower:
+    with _lora(clip, plan) if plan.kind == LORA else _full(clip) as tower, recomputing(clip.model, plan):
         yield tower
 
 
 @contextmanager
 def _lora(clip: Clip, plan: FinetuningPlan) -> Iterator[Trainable]:
-    tower = LoraTower(clip, plan)
+    tower = LoraTower(clip.tower, plan)
     try:
         yield tower
     finally:
@@ -123,7 +139,7 @@ def _lora(clip: Clip, plan: FinetuningPlan) -> Iterator[Trainable]:
 
 @contextmanager
 def _full(clip: Clip) -> Iterator[Trainable]:
-    original = _copies(clip.tower.state_dict())
+    original = copies(clip.tower.state_dict())
     try:
         yield FullTower(clip)
     finally:
@@ -134,20 +150,24 @@ def _full(clip: Clip) -> Iterator[Trainable]:
 
 
 @contextmanager
-def _checkpointing(clip: Clip, plan: FinetuningPlan) -> Iterator[None]:
+def recomputing(model: Any, plan: FinetuningPlan) -> Iterator[None]:
+    """Where the plan wants it: a model of transformers that computes its activations twice."""
     if not plan.gradient_checkpointing:
         yield
         return
     # Newer versions of transformers have it under a new name and warn of the old one.
-    word = "activation" if hasattr(clip.model, "activation_checkpointing_enable") else "gradient"
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     # The reentrant kind would find no input that needs a gradient, and train nothing.
     options = {f"{word}_checkpointing_kwargs": {"use_reentrant": False}}
-    getattr(clip.model, f"{word}_checkpointing_enable")(**options)
+    getattr(model, f"{word}_checkpointing_enable")(**options)
+    # Only the reentrant kind needs embeddings with gradients; a hook for that would stay in the model.
+    model.disable_input_require_grads()
     try:
         yield
     finally:
-        getattr(clip.model, f"{word}_checkpointing_disable")()
+        getattr(model, f"{word}_checkpointing_disable")()
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers in memory of their own, on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

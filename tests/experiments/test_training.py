@@ -1,5 +1,6 @@
 """`experiments/pretrain.py` and `experiments/finetune.py`, as a user types them, with a handful of steps."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
+from knots.adapters import load_adapter
+from tests.language import WORDS, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,3 +123,63 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(finetune, place, override
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(place.rglob("*.json")) == before
+
+
+@pytest.fixture(scope="module")
+def pairs(place, run):
+    """Trains on rte; the model is a tiny Llama, and the data set a folder of this machine."""
+    base, data = tiny_llama(place / "llama"), place / "rte"
+    data.mkdir()
+    for split, count in (("train", 12), ("validation", 10)):
+        rows = [
+            {"text1": " ".join(WORDS[n : n + 5]), "text2": WORDS[-n - 1], "label": n % 2}
+            for n in range(count)
+        ]
+        (data / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    common = [
+        "model=llama3_8b",
+        f"model.base={base}",
+        f"suite.tasks.rte.source.path={data}",
+        *(
+            f"suite.tasks.rte.sizes.{split}={n}"
+            for split, n in (("train", 12), ("validation", 5), ("test", 5))
+        ),
+        *("task=rte", "trainer=cpu", "logger=none", "finetune.steps=4", "finetune.validate_every=2"),
+    ]
+
+    def pairs(*overrides):
+        return run("finetune.py", *common, *overrides)
+
+    return pairs
+
+
+def test_an_adapter_for_pairs_by_the_paper_s_recipe(pairs, place):
+    done = pairs(f"folder={place / 'nli'}")
+    assert done.returncode == 0, done.stderr
+    assert "rte: {'untrained': " in done.stdout
+    adapter = load_adapter(place / "nli" / "rte")
+    assert adapter.heads["score.weight"].shape == (3, 16)
+    assert {update.rank for update in adapter.updates.values()} == {16}
+    assert "rte: finished before" in pairs(f"folder={place / 'nli'}").stdout
+
+
+def test_a_head_alone_on_a_frozen_model(pairs, place):
+    done = pairs("finetune=nli_head_mini", f"folder={place / 'heads'}")
+    assert done.returncode == 0, done.stderr
+    saved = load_file(place / "heads" / "rte" / "head.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"score.weight": (3, 16)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["finetune=lora"], "the recipe is one for vision, but model 'llama3_8b' takes language"),
+        (["+finetune.scale=3"], "finetune.scale is for vision, but the recipe is one for language"),
+        (["finetune.kind=full"], "unknown finetune.kind 'full'"),
+    ],
+)
+def test_what_is_of_another_modality_gets_one_message(pairs, overrides, message):
+    done = pairs(*overrides)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,15 +1,17 @@
-"""A tiny CLIP, one task of noise, and a plan of a dozen steps."""
+"""A tiny CLIP and a tiny Llama, one task of noise for each, and plans of a dozen steps."""
 
 from dataclasses import replace
 
 import pytest
 
-from knots.finetuning import FinetuningPlan, Origin
+from knots.finetuning import LanguagePlan, Origin, VisionPlan
+from knots.models.classifier import ClassifierSpec, load_classifier
 from knots.models.clip import ClipSpec, load_clip
 from knots.suites.data import ImageArrays
+from tests.language import tiny_llama, tiny_text_arrays, tiny_text_task
 from tests.miniatures import tiny_arrays, tiny_clip, tiny_suite
 
-PLAN = FinetuningPlan(
+PLAN = VisionPlan(
     kind="lora",
     rank=2,
     dropout=0.1,
@@ -30,6 +32,28 @@ PLAN = FinetuningPlan(
     dtype="float16",
 )
 FULL = replace(PLAN, kind="full", rank=None, dropout=0.0, modules=(), learning_rate=1e-3, dtype="float32")
+PAIRS = LanguagePlan(
+    kind="lora",
+    rank=2,
+    dropout=0.1,
+    modules=("q_proj", "o_proj"),
+    steps=12,
+    batch_size=8,
+    learning_rate=1e-2,
+    warmup=2,
+    weight_decay=0.01,
+    validate_every=4,
+    patience=5,
+    min_delta=0.0,
+    seed=420,
+    precision="32-true",
+    gradient_checkpointing=False,
+    dtype="float32",
+    schedule="linear",
+    accumulate=1,
+    base_precision="32",
+)
+HEAD = replace(PAIRS, kind="head", rank=None, dropout=0.0, modules=())
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 ORIGIN = Origin("tiny", "owner/tiny-clip", "abc123", "tiny")
 
@@ -53,4 +77,27 @@ def task():
 def splits():
     return {
         split: ImageArrays(*tiny_arrays(48, 3, seed)) for seed, split in enumerate(("train", "validation"))
+    }
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def classifier(llama):
+    return load_classifier(ClassifierSpec("tiny", str(llama)))
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    return tiny_text_task("pairs", absent=["neutral"])
+
+
+@pytest.fixture(scope="session")
+def texts():
+    return {
+        split: tiny_text_arrays(48, seed, classes=(0, 2))
+        for seed, split in enumerate(("train", "validation"))
     }

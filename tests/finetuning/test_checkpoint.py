@@ -19,8 +19,8 @@ from knots.errors import KnotsError
 from knots.finetuning import finetune
 from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
 from knots.finetuning.module import Finetuning
+from knots.finetuning.pictures import PictureLesson
 from knots.finetuning.towers import LoraTower
-from knots.models.heads import class_features
 from knots.suites.data import ImageArrays
 from tests.finetuning.conftest import FULL, ORIGIN, PLAN, TRAINER
 from tests.miniatures import tiny_arrays
@@ -125,14 +125,16 @@ def test_a_checkpoint_of_another_plan_is_not_used(left, clip, task, splits, capl
 
 
 def test_a_checkpoint_of_other_data_or_another_base_is_not_used(left, clip, task, splits, caplog):
-    heads = class_features(clip.encode_text, task.classes, task.templates)
+    def found(data=splits, task=task):
+        return Checkpoints(left, identity(task, PictureLesson(clip, task, data, PLAN), PLAN)).find()
+
+    assert found() is not None
     other = {**splits, "train": ImageArrays(*tiny_arrays(48, 3, 9))}
-    assert Checkpoints(left, identity(clip, heads, task, splits, PLAN)).find() is not None
-    for parts, named in (
-        (identity(clip, heads, task, other, PLAN), "train data"),
-        (identity(clip, -heads, task, splits, PLAN), "base"),
+    for changed, named in (
+        ({"data": other}, "train data"),
+        ({"task": replace(task, templates=("a {} texture",))}, "base"),
     ):
-        assert Checkpoints(left, parts).find() is None
+        assert found(**changed) is None
         assert f"(it differs in {named})" in caplog.text
 
 

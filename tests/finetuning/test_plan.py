@@ -6,7 +6,7 @@ import pytest
 
 from knots.errors import KnotsError
 from knots.finetuning import parse_plan
-from tests.finetuning.conftest import FULL, PLAN
+from tests.finetuning.conftest import FULL, HEAD, PAIRS, PLAN
 
 RATES = {4: 8e-4, 16: 3e-4}
 
@@ -53,3 +53,52 @@ def test_a_learning_rate_may_follow_from_the_rank():
 def test_what_does_not_fit_is_named(plan, changes, message):
     with pytest.raises(KnotsError, match=message):
         parse_plan(values(plan, **changes))
+
+
+@pytest.mark.parametrize("plan", [PAIRS, HEAD])
+def test_a_plan_for_language_is_known_by_its_keys(plan):
+    found = parse_plan(values(plan))
+    assert found == plan
+    assert found.modality == "language"
+
+
+@pytest.mark.parametrize("warmup", [0.06, 0.0, 0.999])
+def test_a_warm_up_may_be_a_share_of_the_steps(warmup):
+    assert parse_plan(values(PAIRS, steps=1000, warmup=warmup)).warmup == round(1000 * warmup)
+    assert parse_plan(values(PLAN, steps=1000, warmup=warmup)).warmup == round(1000 * warmup)
+
+
+def test_a_precision_may_be_a_number():
+    assert parse_plan(values(PAIRS, base_precision=32)) == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes", "message"),
+    [
+        (PAIRS, {"scale": 100}, r"finetune.scale is for vision, but the recipe is one for language"),
+        (
+            PLAN,
+            {"schedule": "linear"},
+            r"finetune.schedule is for language, but the recipe is one for vision",
+        ),
+        (PAIRS, {"kind": "full"}, r"unknown finetune.kind 'full' \(known: head, lora\)"),
+        (PLAN, {"kind": "head"}, r"unknown finetune.kind 'head' \(known: full, lora\)"),
+        (HEAD, {"rank": 8}, r"finetune.rank=8 is for LoRA; kind head trains the head and nothing else"),
+        (PAIRS, {"schedule": "line"}, r"unknown finetune.schedule 'line'; did you mean 'linear'"),
+        (PAIRS, {"base_precision": "fp16"}, r"unknown finetune.base_precision 'fp16'"),
+        (PAIRS, {"accumulate": 0}, r"finetune.accumulate must be at least 1"),
+        (PAIRS, {"warmup": 1.0}, r"finetune.warmup=1.0; a whole number of steps, or a share"),
+        (PAIRS, {"warmup": -0.1}, r"finetune.warmup=-0.1"),
+        (PAIRS, {"rank": 4, "learning_rate": RATES | {4: -1.0}}, r"finetune.learning_rate must be a number"),
+    ],
+)
+def test_what_does_not_fit_a_modality_is_named(plan, changes, message):
+    with pytest.raises(KnotsError, match=message):
+        parse_plan(values(plan, **changes))
+
+
+def test_a_key_that_a_modality_needs_is_missed():
+    config = values(PAIRS)
+    del config["accumulate"]
+    with pytest.raises(KnotsError, match=r"finetune lacks 'accumulate'"):
+        parse_plan(config)

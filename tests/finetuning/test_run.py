@@ -16,8 +16,7 @@ from transformers import CLIPModel, CLIPVisionModel
 from knots.adapters import load_adapter
 from knots.errors import KnotsError
 from knots.finetuning import finetune, finetune_tasks
-from knots.finetuning.module import Finetuning
-from knots.finetuning.towers import in_training
+from knots.finetuning.pictures import PictureLogits
 from knots.models.clip import ClipSpec, load_clip
 from knots.models.full import load_finetuned
 from knots.models.heads import class_features
@@ -248,8 +247,8 @@ def test_pictures_mapped_from_disk_are_read_batch_by_batch(clip, task, splits, t
         path.write_bytes(arrays.images.tobytes())
         images = Watched(path, dtype=np.uint8, mode="r", shape=arrays.images.shape)
         mapped[split] = ImageArrays(images, arrays.labels)
-    monkeypatch.setattr("knots.finetuning.run.VALIDATION_BATCH", 20)
-    monkeypatch.setattr("knots.finetuning.checkpoint.PROBES", 5)
+    monkeypatch.setattr("knots.finetuning.pictures.VALIDATION_BATCH", 20)
+    monkeypatch.setattr("knots.finetuning.pictures.PROBES", 5)
     assert finetune(clip, task, mapped, PLAN, tmp_path / "b", TRAINER, origin=ORIGIN) == expected
     assert max(largest) == 20
 
@@ -266,10 +265,9 @@ def test_half_precision_is_for_the_trainer_and_weights_stay_whole(clip, task, sp
 def test_large_logits_keep_their_digits_in_half_precision(clip, task, splits):
     images = torch.tensor(splits["train"].images[:8])
     heads = class_features(clip.encode_text, task.classes, task.templates)
-    with in_training(clip, PLAN) as tower, torch.no_grad():
-        module = Finetuning(clip, tower, heads, replace(PLAN, scale=10_000.0))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = module(images)
+    logits_of = PictureLogits(clip, heads, scale=10_000.0)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = logits_of(images)
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
 

@@ -58,6 +58,7 @@ def test_the_base_is_given_back_as_it_was(clip, folder, plan):
     assert all(torch.equal(tensor, state[name]) for name, tensor in fresh.items())
     assert not clip.training
     assert not any(weight.requires_grad or weight.grad is not None for weight in clip.parameters())
+    assert not any(module._forward_hooks for module in clip.modules())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -1,0 +1,87 @@
+"""What differs between the families of models: how they are loaded and read for, and their lessons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from knots.errors import KnotsError
+from knots.finetuning.lessons import Lesson
+from knots.finetuning.pairs import PairLesson, base_dtype
+from knots.finetuning.pictures import PictureLesson
+from knots.finetuning.plan import FinetuningPlan, LanguagePlan, VisionPlan
+from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
+from knots.models.clip import Clip, ClipSpec, clip_reading, load_clip
+from knots.suites.sources import DataOptions, Reading
+from knots.suites.tasks import ImageTask, Suite, Task, TextTask
+from knots.suites.texts import TextReading
+
+Model = Clip | Classifier
+Spec = ClipSpec | ClassifierSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A base to train, and how its items are read.
+
+    Attributes:
+        model: the base, on the CPU.
+        reading: from a data set to what the model takes.
+    """
+
+    model: Model
+    reading: Reading | TextReading
+
+
+def load_subject(spec: Spec, plan: FinetuningPlan, options: DataOptions) -> Subject:
+    """Load a base in the precision that the plan wants.
+
+    Raises:
+        KnotsError: the base cannot be had or read.
+    """
+    if isinstance(spec, ClipSpec):
+        clip = load_clip(spec)
+        return Subject(clip, clip_reading(clip.base, options))
+    classifier = load_classifier(spec, dtype=base_dtype(plan))
+    return Subject(classifier, classifier_reading(classifier.base))
+
+
+def check_modality(spec: Spec, suite: Suite, plan: FinetuningPlan) -> None:
+    """Check that model, suite and recipe belong together, before anything is loaded.
+
+    Raises:
+        KnotsError: one is of another modality than the model.
+    """
+    modality = "vision" if isinstance(spec, ClipSpec) else "language"
+    if suite.modality != modality:
+        raise KnotsError(
+            f"suite {suite.name!r} is of {suite.modality}, but model {spec.name!r} takes {modality}"
+        )
+    if plan.modality != modality:
+        raise KnotsError(
+            f"the recipe is one for {plan.modality}, but model {spec.name!r} takes {modality}; choose "
+            "another with finetune=..."
+        )
+
+
+def make_lesson(
+    model: Model,
+    task: Task,
+    data: Mapping[str, Any],
+    plan: FinetuningPlan,
+    cache_dir: Path | None,
+) -> Lesson:
+    """The lesson of a task's modality.
+
+    Raises:
+        KnotsError: model, task and plan are not all of one modality.
+    """
+    if isinstance(model, Clip) and isinstance(task, ImageTask) and isinstance(plan, VisionPlan):
+        return PictureLesson(model, task, data, plan, cache_dir)
+    if isinstance(model, Classifier) and isinstance(task, TextTask) and isinstance(plan, LanguagePlan):
+        return PairLesson(model, task, data, plan)
+    raise KnotsError(
+        f"task {task.name!r}, a {type(model).__name__} and a recipe for {plan.modality} do not go together"
+    )
