@@ -21,8 +21,9 @@ from knots.finetuning.decoders import HEAD_FILE
 from knots.finetuning.lessons import Lesson
 from knots.finetuning.module import Finetuning, Progress
 from knots.finetuning.plan import FinetuningPlan
-from knots.finetuning.subjects import Model, Spec, check_modality, load_subject, make_lesson
-from knots.suites.data import DataOptions, load_split
+from knots.finetuning.subjects import check_modality, load_subject, make_lesson
+from knots.models.families import Model, Spec
+from knots.suites.data import DataOptions, Reading, TextReading, load_split
 from knots.suites.tasks import Suite, Task
 from knots.training import ReadAhead, build_trainer, seeded
 
@@ -111,10 +112,9 @@ def _is_finished(place: Path, kind: str) -> bool:
     return False
 
 
-def load_splits(task: Task, cache_dir: Path, reading: Any) -> dict[str, Any]:
+def load_splits(task: Task, cache_dir: Path, reading: Reading | TextReading) -> dict[str, Any]:
     """The splits that training uses: never `test`."""
-    load: Callable[..., Any] = load_split
-    return {split: load(task, split, cache_dir, reading) for split in SPLITS}
+    return {split: load_split(task, split, cache_dir, reading) for split in SPLITS}
 
 
 def finetune(

@@ -12,14 +12,13 @@ from knots.finetuning.lessons import Lesson
 from knots.finetuning.pairs import PairLesson, base_dtype
 from knots.finetuning.pictures import PictureLesson
 from knots.finetuning.plan import FinetuningPlan, LanguagePlan, VisionPlan
-from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
-from knots.models.clip import Clip, ClipSpec, clip_reading, load_clip
-from knots.suites.sources import DataOptions, Reading
+from knots.models.bases import find_base
+from knots.models.classifier import Classifier
+from knots.models.clip import Clip
+from knots.models.families import Model, Spec, family_of
+from knots.suites.data import DataOptions, Reading
 from knots.suites.tasks import ImageTask, Suite, Task, TextTask
 from knots.suites.texts import TextReading
-
-Model = Clip | Classifier
-Spec = ClipSpec | ClassifierSpec
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,8 @@ def load_subject(spec: Spec, plan: FinetuningPlan, options: DataOptions) -> Subj
     Raises:
         KnotsError: the base cannot be had or read.
     """
-    if isinstance(spec, ClipSpec):
-        clip = load_clip(spec)
-        return Subject(clip, clip_reading(clip.base, options))
-    classifier = load_classifier(spec, dtype=base_dtype(plan))
-    return Subject(classifier, classifier_reading(classifier.base))
+    family, base = family_of(spec), find_base(spec.base, spec.revision)
+    return Subject(family.load(spec, base, base_dtype(plan)), family.reading(base, options))
 
 
 def check_modality(spec: Spec, suite: Suite, plan: FinetuningPlan) -> None:
@@ -54,7 +50,7 @@ def check_modality(spec: Spec, suite: Suite, plan: FinetuningPlan) -> None:
     Raises:
         KnotsError: one is of another modality than the model.
     """
-    modality = "vision" if isinstance(spec, ClipSpec) else "language"
+    modality = family_of(spec).modality
     if suite.modality != modality:
         raise KnotsError(
             f"suite {suite.name!r} is of {suite.modality}, but model {spec.name!r} takes {modality}"

@@ -31,7 +31,7 @@ class Family:
     """
 
     modality: str
-    spec: Callable[..., Spec]
+    spec: type[ClipSpec] | type[ClassifierSpec]
     options: tuple[str, ...]
     load: Callable[[Any, Base | None, torch.dtype], Model]
     reading: Callable[[Base, DataOptions], Reading | TextReading]
@@ -47,3 +47,8 @@ FAMILIES: Mapping[str, Family] = {
         lambda base, _: classifier_reading(base),
     ),
 }
+
+
+def family_of(spec: Spec) -> Family:
+    """The family that a specification belongs to."""
+    return next(family for family in FAMILIES.values() if isinstance(spec, family.spec))
