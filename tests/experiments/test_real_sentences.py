@@ -1,7 +1,7 @@
 """The miniature on real sentences: trained, merged and measured by the commands that users type.
 
 Data folders are given on the command line, in place of the ids of `nli6`. Most words are new to the
-miniature, so what is shown is that every step takes real sentences; the numbers are those of a very small model.
+miniature: what is shown is that every step takes real sentences; the numbers are those of a very small model.
 """
 
 import json
