@@ -150,8 +150,15 @@ def load_classifier(
         raise KnotsError(
             f"model {spec.name!r}: the base {spec.base!r} lacks {len(absent)} weights, such as {absent[0]!r}"
         )
-    pad = model.config.pad_token_id
-    return Classifier(model, base, 0 if pad is None else int(pad))
+    return Classifier(model, base, _pad(model.config))
+
+
+def _pad(config: Any) -> int:
+    """The token that fills rows up: the model's own, else the one that ends texts, as in the reference."""
+    for token in (config.pad_token_id, config.eos_token_id):
+        if token is not None:
+            return int(token[0] if isinstance(token, list) else token)
+    return 0
 
 
 @contextmanager

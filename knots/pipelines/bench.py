@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -104,10 +105,13 @@ class Bench:
         return self._class_heads
 
     def merged(self, device: torch.device) -> Adapter:
-        """The merge of the adapters, with what its rule wants to know of the data."""
-        return merge(
-            self.adapters, **self.plan.options, **self._statistics(device), seed=self.plan.seed, device=device
-        )
+        """The merge of the adapters, with what its rule wants to know of the data, and the heads in use."""
+        statistics, plan = self._statistics(device), self.plan
+        merged = merge(self.adapters, **plan.options, **statistics, seed=plan.seed, device=device)
+        if self.task_heads is None:
+            return merged
+        heads = zip(plan.suite.task_names, self.task_heads, strict=True)
+        return replace(merged, heads={f"{task}.weight": head for task, head in heads})
 
     def _statistics(self, device: torch.device) -> dict[str, Any]:
         """Gram matrices or Fishers, for the rules that need them."""

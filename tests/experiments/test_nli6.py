@@ -12,7 +12,7 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.experiments.conftest import Finished
 from tests.hub import Hub, files_of
@@ -180,6 +180,8 @@ def test_heads_come_from_a_file_where_the_adapters_have_none(
         if '"knots_ties"' in path.read_text()
     )
     assert found["per_task"] == expected["per_task"]
+    (saved,) = (tmp_path / "mine").rglob("heads.safetensors")
+    assert torch.equal(load_file(saved)["rte.weight"], heads["rte"])
 
 
 def test_what_stands_for_the_base_must_be_a_zero_update(hub: Hub, command: Command, arguments: list[str]):

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
     LlamaForSequenceClassification,
 )
 
 from knots.adapters import Adapter, load_adapter
 from knots.errors import KnotsError
 from knots.models.attach import attach
-from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
+from knots.models.classifier import Classifier, ClassifierSpec, _pad, classifier_reading, load_classifier
 from knots.updates import LowRank
 from tests.language import MODULES, SPECIAL, WIDTH, tiny_llama, tiny_text_adapter, tiny_text_arrays
 
@@ -115,6 +117,13 @@ def test_any_decoder_will_do(tmp_path: Path):
     model = load_classifier(ClassifierSpec("gpt2", str(tmp_path)))
     assert model(*tiny_text_arrays(4, seed=0).padded(range(4), 0)).shape == (4, 16)
     assert "transformer.h.0.attn.c_attn" in dict(model.tower.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("pad", "end", "expected"), [(7, 5, 7), (None, 5, 5), (None, [3, 4], 3), (None, None, 0)]
+)
+def test_rows_are_filled_up_as_in_the_reference(pad: int | None, end: Any, expected: int):
+    assert _pad(LlamaConfig(pad_token_id=pad, eos_token_id=end, vocab_size=9)) == expected
 
 
 def test_an_encoder_is_refused(tmp_path: Path):
