@@ -67,10 +67,13 @@ def updates_by_module(adapters: Sequence[Adapter], device: torch.device | str) -
 def _check_values(adapter: Adapter) -> None:
     if not adapter.updates:
         raise KnotsError(f"adapter {adapter.name!r} has no updates")
+    changes = False
     for module, update in adapter.updates.items():
-        if not all(bool(torch.isfinite(part).all()) for part in _tensors(update)):
+        tensors = _tensors(update)
+        if not all(bool(torch.isfinite(part).all()) for part in tensors):
             raise KnotsError(f"adapter {adapter.name!r}, module {module!r}: weights are NaN or infinite")
-    if not any(bool(_tensors(update)[0].any()) for update in adapter.updates.values()):
+        changes = changes or bool(tensors[0].any())
+    if not changes:
         raise KnotsError(
             f"adapter {adapter.name!r} is a zero update: every lora_B is zero, as when an adapter was not "
             "trained or its keys matched no module when it was loaded"

@@ -8,6 +8,7 @@ Shapes: O out features, I in features, R rank.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,10 @@ class LowRank:
         """The same update on `device`."""
         return LowRank(self.b.to(device), self.a.to(device))
 
+    def held(self) -> LowRank:
+        """This update: its factors are in memory."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Dense:
@@ -97,6 +102,51 @@ class Dense:
     def to(self, device: torch.device | str) -> Dense:
         """The same update on `device`."""
         return Dense(self.weight.to(device))
+
+    def held(self) -> Dense:
+        """This update with its matrix in memory, for those who read it more than once."""
+        return self
+
+
+class Deferred(Dense):
+    """A dense update whose matrix is computed anew at each reading, so that a whole model's are never held.
+
+    Args:
+        shape: (O, I).
+        make: gives the matrix [O, I], the same one each time.
+    """
+
+    def __init__(self, shape: tuple[int, int], make: Callable[[], Tensor]) -> None:
+        object.__setattr__(self, "_shape", shape)
+        object.__setattr__(self, "_make", make)
+
+    _shape: tuple[int, int]
+    _make: Callable[[], Tensor]
+
+    def __repr__(self) -> str:
+        return f"Deferred(shape={self._shape})"
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The matrix dW [O, I], computed now."""
+        return self._make()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        return self._shape
+
+    def scaled(self, factor: float) -> Deferred:
+        """`factor` times this update."""
+        return Deferred(self._shape, lambda: self._make() * factor)
+
+    def to(self, device: torch.device | str) -> Deferred:
+        """The same update on `device`; it is computed where it was, and moved."""
+        return Deferred(self._shape, lambda: self._make().to(device))
+
+    def held(self) -> Dense:
+        """This update with its matrix in memory, for those who read it more than once."""
+        return Dense(self._make())
 
 
 Update = LowRank | Dense

@@ -5,7 +5,7 @@
 """
 
 from knots.adapters.adapter import Adapter, content_fingerprint
-from knots.adapters.loading import load_adapter
+from knots.adapters.loading import is_zero_update, load_adapter
 from knots.adapters.saving import save_adapter
 
-__all__ = ["Adapter", "content_fingerprint", "load_adapter", "save_adapter"]
+__all__ = ["Adapter", "content_fingerprint", "is_zero_update", "load_adapter", "save_adapter"]

@@ -43,12 +43,13 @@ def load_adapter(source: str | Path, *, name: str | None = None, revision: str |
     """
     folder = locate(source, revision)
     name = name or default_name(source)
-    settings = read_settings(folder / CONFIG_FILE, name)
-    file = folder / SAFETENSORS_FILE
-    parts = sort_out(
-        read_tensors(file if file.is_file() else folder / PICKLE_FILE), settings.modules_to_save, name
-    )
+    settings, parts = _read(folder, name)
     updates = _updates(parts, settings, name)
+    if _all_zero(updates):
+        raise KnotsError(
+            f"adapter {name!r} is a zero update: every lora_B would load as zeros, as when an adapter was "
+            "not trained, or was saved after its keys had matched no module"
+        )
     heads = _checked_heads(parts.heads, name) | _heads_beside(folder / HEADS_FILE, name)
     flag = settings.fan_in_fan_out
     return Adapter(
@@ -63,6 +64,35 @@ def load_adapter(source: str | Path, *, name: str | None = None, revision: str |
     )
 
 
+def is_zero_update(source: str | Path, *, revision: str | None = None) -> bool:
+    """Whether an adapter changes nothing: of every module lora_A or lora_B is zero.
+
+    `load_adapter` refuses such an adapter. Some are published all the same, to carry a base model's head or
+    the A that several tasks started from. Its heads count for nothing here.
+
+    Args:
+        source: a PEFT folder, a hub id `owner/name`, or `asset:<path>`, as of `load_adapter`.
+        revision: branch, tag or commit, for hub ids.
+
+    Raises:
+        KnotsError: as `load_adapter`, but for the zeros.
+    """
+    folder, name = locate(source, revision), default_name(source)
+    settings, parts = _read(folder, name)
+    return _all_zero(_updates(parts, settings, name))
+
+
+def _read(folder: Path, adapter: str) -> tuple[LoraSettings, Parts]:
+    settings = read_settings(folder / CONFIG_FILE, adapter)
+    file = folder / SAFETENSORS_FILE
+    tensors = read_tensors(file if file.is_file() else folder / PICKLE_FILE)
+    return settings, sort_out(tensors, settings.modules_to_save, adapter)
+
+
+def _all_zero(updates: Mapping[str, LowRank]) -> bool:
+    return not any(bool(update.b.any()) and bool(update.a.any()) for update in updates.values())
+
+
 def _updates(parts: Parts, settings: LoraSettings, adapter: str) -> dict[str, LowRank]:
     found = settings.rank_and_scaling(parts.prefix + module for module in parts.factors)
     updates = {}
@@ -72,11 +102,6 @@ def _updates(parts: Parts, settings: LoraSettings, adapter: str) -> dict[str, Lo
         a, b = _checked(lora_a, label), _checked(lora_b, label)
         _check_shapes(a, b, rank, label)
         updates[module] = LowRank(b.mul_(scaling), a)
-    if not any(bool(update.b.any()) and bool(update.a.any()) for update in updates.values()):
-        raise KnotsError(
-            f"adapter {adapter!r} is a zero update: every lora_B would load as zeros, as when an adapter was "
-            "not trained, or was saved after its keys had matched no module"
-        )
     return updates
 
 

@@ -52,8 +52,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, max_rank: int | None =
         raise KnotsError(f"max_rank={max_rank!r}; allowed: a whole number of 1 or more, or None")
     target = Path(folder).expanduser().absolute()
     _check_target(target)
-    _check_values(adapter)
-    short, error = shorten_all(adapter.updates, max_rank)
+    short, error = shorten_all(adapter.updates, max_rank, check=partial(_check_values, adapter.name))
     parts = {module: update for module, update in short.items() if update.rank > 0}
     if not parts:
         raise KnotsError(f"adapter {adapter.name!r}: every update is zero, so there is nothing to save")
@@ -68,11 +67,10 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, max_rank: int | None =
     return error
 
 
-def _check_values(adapter: Adapter) -> None:
-    for module, update in adapter.updates.items():
-        tensors = (update.b, update.a) if isinstance(update, LowRank) else (update.weight,)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            raise KnotsError(f"adapter {adapter.name!r}, module {module!r}: weights are NaN or infinite")
+def _check_values(adapter: str, module: str, update: Update) -> None:
+    tensors = (update.b, update.a) if isinstance(update, LowRank) else (update.weight,)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise KnotsError(f"adapter {adapter!r}, module {module!r}: weights are NaN or infinite")
 
 
 def _factor_entries(updates: Mapping[str, Update]) -> Iterator[Entry]:
@@ -83,9 +81,9 @@ def _factor_entries(updates: Mapping[str, Update]) -> Iterator[Entry]:
         if isinstance(update, LowRank):
             a, b = update.a.detach, update.b.detach
         elif rows <= columns:
-            a, b = update.weight.detach, identity
+            a, b = update.dense, identity
         else:
-            a, b = identity, update.weight.detach
+            a, b = identity, update.dense
         yield Entry(f"{WRAPPER}{module}.lora_A.weight", (rank, columns), a)
         yield Entry(f"{WRAPPER}{module}.lora_B.weight", (rows, rank), b)
 

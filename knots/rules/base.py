@@ -72,9 +72,12 @@ class Rule:
     Class attributes:
         commutes: with which orthonormal maps the rule commutes: Q_l' merge(x) Q_r = merge(Q_l' x Q_r).
             `both` lets `full` space work on the factors of low-rank updates, `left` on one side of them.
+        by_entry: every entry is merged by itself, in about the time that it takes to read the coordinates;
+            so a dense merge may be made anew whenever it is read.
     """
 
     commutes: ClassVar[Commutes] = "none"
+    by_entry: ClassVar[bool] = False
 
     def begin(self, census: Census) -> Session:
         """Start one merge."""

@@ -68,7 +68,7 @@ def reference_masks(
 
 def dare(coords: Tensor, mask: Tensor, drop: float) -> Tensor:
     """Coordinates [T, P, Q] under keep masks of the same shape, rescaled by 1 / (1 - drop); a new tensor."""
-    return coords * mask.to(coords.device) / (1 - drop)
+    return (coords * mask.to(coords.device)).div_(1 - drop)
 
 
 def _bernoulli(shape: tuple[int, int], drop: float, generator: torch.Generator) -> Tensor:

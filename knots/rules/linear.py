@@ -21,6 +21,7 @@ class Sum(Rule):
     """
 
     commutes: ClassVar[Commutes] = "both"
+    by_entry: ClassVar[bool] = True
     reduce: Reduce = "sum"
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Ties(Rule):
         KnotsError: an option is out of range.
     """
 
+    by_entry: ClassVar[bool] = True
     density: float = 1.0
     reduce: Reduce = "mean"
     trim: Literal["model", "module"] = "model"
