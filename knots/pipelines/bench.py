@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import Tensor
 
-from knots.adapters import Adapter, load_adapter
+from knots.adapters import Adapter, is_zero_update, load_adapter
 from knots.errors import KnotsError
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
@@ -167,8 +167,6 @@ class Bench:
 
 def _check_zero(pretrained: str) -> None:
     """Refuse an adapter that stands for the base and is not the base."""
-    from knots.adapters import is_zero_update
-
     if not is_zero_update(pretrained):
         raise KnotsError(
             f"model.pretrained={pretrained!r} is no zero update: the adapters would be changes from it, not "
