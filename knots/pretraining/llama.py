@@ -1,0 +1,193 @@
+"""Pretrain the miniature decoder: a small Llama that reads documents of `knots.suites.mini_nli.corpus`.
+
+The loss is the plain one of a language model, the cross-entropy of every next token.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from knots.errors import KnotsError
+from knots.files import whole_folder
+from knots.suites.mini_nli.corpus import CorpusStyle, documents, vocabulary
+from knots.training import build_trainer, cosine_schedule, parse_options, seeded
+
+log = logging.getLogger(__name__)
+
+PAD, START, UNKNOWN = "<pad>", "<s>", "<unk>"
+CONTEXT = 128
+"""The most tokens of a document."""
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The size of a miniature Llama; several heads share one pair of keys and values, as in the real one."""
+
+    width: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    feed_forward: int
+
+
+@dataclass(frozen=True)
+class LlamaPlan:
+    """How long and on what a Llama is trained.
+
+    Attributes:
+        steps: optimizer steps, of `batch_size` documents each; no document is read twice.
+        learning_rate: the highest one, after `warmup` steps; a cosine leads it to zero.
+        weight_decay: AdamW's.
+        clip: the largest norm of a step's gradient.
+        seed: of everything: documents and weights.
+        corpus: what the documents are made of.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    clip: float
+    seed: int
+    corpus: CorpusStyle
+
+
+def parse_shape(config: Mapping[str, Any]) -> LlamaShape:
+    """Read a shape from plain values; KnotsError for a key that is unknown, absent or out of range."""
+    shape = parse_options(LlamaShape, config, "shape")
+    if shape.heads < 1 or shape.width % shape.heads or (shape.width // shape.heads) % 2:
+        raise KnotsError(
+            f"shape.width={shape.width} must be an even number for each of shape.heads={shape.heads}"
+        )
+    if shape.key_value_heads < 1 or shape.heads % shape.key_value_heads:
+        raise KnotsError(
+            f"shape.heads={shape.heads} must be a multiple of shape.key_value_heads={shape.key_value_heads}"
+        )
+    return shape
+
+
+def parse_plan(config: Mapping[str, Any]) -> LlamaPlan:
+    """Read a plan from plain values; KnotsError for a key that is unknown, absent or out of range."""
+    corpus = parse_options(CorpusStyle, config.get("corpus", {}), "plan.corpus")
+    for name, share in vars(corpus).items():
+        if share > 1:
+            raise KnotsError(f"plan.corpus.{name} must be a share in [0, 1], got {share}")
+    return parse_options(LlamaPlan, {**config, "corpus": corpus}, "plan")
+
+
+def build_reader(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words that joins two texts as Llama does: `<s> first <s> second`."""
+    vocabulary = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A",
+        pair=f"{START} $A {START} $B",
+        special_tokens=[(START, vocabulary[START])],
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD, bos_token=START, unk_token=UNKNOWN,
+        padding_side="right", model_max_length=CONTEXT, model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def build_llama(shape: LlamaShape, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
+    """A LlamaForCausalLM with fresh weights that `seed` decides; it predicts with its embeddings."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.width,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    with seeded(seed):
+        return LlamaForCausalLM(config)
+
+
+class DocumentBatches(IterableDataset[Tensor]):
+    """Endless batches of new documents as tokens, int64 [B, N], padded on the right."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, plan: LlamaPlan) -> None:
+        self.tokenizer, self.plan = tokenizer, plan
+
+    def __iter__(self) -> Iterator[Tensor]:
+        numbers, start = self.tokenizer.get_vocab(), self.tokenizer.bos_token_id
+        texts = documents(self.plan.corpus, self.plan.seed)
+        while True:
+            rows = []
+            for _ in range(self.plan.batch_size):
+                paragraphs = next(texts)
+                tokens = [n for text in paragraphs for n in (start, *(numbers[word] for word in text.split()))]
+                rows.append(torch.tensor(tokens[:CONTEXT]))
+            pad = float(self.tokenizer.pad_token_id)
+            yield torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+
+
+class LlamaPretraining(L.LightningModule):
+    """Teaches a Llama what comes next.
+
+    Shapes: B documents, N tokens of the longest.
+    """
+
+    def __init__(self, model: Any, pad: int, plan: LlamaPlan) -> None:
+        super().__init__()
+        self.model, self.pad, self.plan = model, pad, plan
+
+    def training_step(self, tokens: Tensor, step: int) -> Tensor:
+        """Mean cross-entropy of every token after the first of documents int64 [B, N]."""
+        hidden = self.model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        real = tokens[:, 1:] != self.pad
+        loss = F.cross_entropy(self.model.lm_head(hidden[real]), tokens[:, 1:][real])
+        if step % 250 == 0:
+            log.info("step %d: loss %.3f", self.global_step, float(loss.detach()))
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear warm-up and a cosine."""
+        plan = self.plan
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=plan.weight_decay
+        )
+        return cosine_schedule(optimizer, plan.warmup, plan.steps)
+
+
+def pretrain_llama(shape: LlamaShape, plan: LlamaPlan, folder: Path, trainer: Mapping[str, Any]) -> None:
+    """Train a Llama on fresh documents and save it in float16 as a folder that transformers loads.
+
+    Args:
+        shape: the size of the model.
+        plan: how to train it.
+        folder: where it goes; it appears when it is complete, an older one is replaced.
+        trainer: further options of `lightning.Trainer`, such as accelerator, devices, callbacks.
+    """
+    tokenizer = build_reader(vocabulary())
+    model = build_llama(shape, tokenizer, plan.seed)
+    module = LlamaPretraining(model, tokenizer.pad_token_id, plan)
+    batches = DataLoader(DocumentBatches(tokenizer, plan), batch_size=None)
+    with seeded(plan.seed):
+        build_trainer(plan.steps, {**trainer, "gradient_clip_val": plan.clip}).fit(module, batches)
+    with whole_folder(folder) as unfinished:
+        model.to(torch.float16).save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+    log.info("saved %s", folder)
