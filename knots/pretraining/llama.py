@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from knots.errors import KnotsError
 from knots.files import whole_folder
-from knots.suites.mini_nli.corpus import CorpusStyle, documents, vocabulary
+from knots.suites.mini_nli.corpus import CorpusStyle, Document, documents, vocabulary
 from knots.training import build_trainer, cosine_schedule, parse_options, seeded
 
 log = logging.getLogger(__name__)
 
-PAD, START, UNKNOWN = "<pad>", "<s>", "<unk>"
+PAD, START, UNKNOWN = SPECIAL = ("<pad>", "<s>", "<unk>")
+"""The first tokens, numbered from 0."""
 CONTEXT = 128
 """The most tokens of a document."""
 
@@ -51,6 +54,7 @@ class LlamaPlan:
         learning_rate: the highest one, after `warmup` steps; a cosine leads it to zero.
         weight_decay: AdamW's.
         clip: the largest norm of a step's gradient.
+        precision: of the trainer: 32-true, or bf16-mixed, which some CPUs compute twice as fast.
         seed: of everything: documents and weights.
         corpus: what the documents are made of.
     """
@@ -61,6 +65,7 @@ class LlamaPlan:
     warmup: int
     weight_decay: float
     clip: float
+    precision: str
     seed: int
     corpus: CorpusStyle
 
@@ -82,7 +87,8 @@ def parse_shape(config: Mapping[str, Any]) -> LlamaShape:
 def parse_plan(config: Mapping[str, Any]) -> LlamaPlan:
     """Read a plan from plain values; KnotsError for a key that is unknown, absent or out of range."""
     corpus = parse_options(CorpusStyle, config.get("corpus", {}), "plan.corpus")
-    for name, share in vars(corpus).items():
+    for name in ("facts", "asked", "conclusions", "wrong"):
+        share = getattr(corpus, name)
         if share > 1:
             raise KnotsError(f"plan.corpus.{name} must be a share in [0, 1], got {share}")
     return parse_options(LlamaPlan, {**config, "corpus": corpus}, "plan")
@@ -90,7 +96,7 @@ def parse_plan(config: Mapping[str, Any]) -> LlamaPlan:
 
 def build_reader(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words that joins two texts as Llama does: `<s> first <s> second`."""
-    vocabulary = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *words))}
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -119,28 +125,34 @@ def build_llama(shape: LlamaShape, tokenizer: PreTrainedTokenizerFast, seed: int
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=None,
         tie_word_embeddings=True,
+        attn_implementation="eager",  # on a CPU twice as fast to train in bfloat16 as the fused one
     )
     with seeded(seed):
         return LlamaForCausalLM(config)
 
 
-class DocumentBatches(IterableDataset[Tensor]):
-    """Endless batches of new documents as tokens, int64 [B, N], padded on the right."""
+class DocumentBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless batches of new documents: tokens int64 [B, N], padded on the right with 0, and bool [B, N], what is to be learnt."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, plan: LlamaPlan) -> None:
-        self.tokenizer, self.plan = tokenizer, plan
+        self.numbers, self.start = tokenizer.get_vocab(), tokenizer.bos_token_id
+        self.plan = plan
 
-    def __iter__(self) -> Iterator[Tensor]:
-        numbers, start = self.tokenizer.get_vocab(), self.tokenizer.bos_token_id
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         texts = documents(self.plan.corpus, self.plan.seed)
         while True:
-            rows = []
-            for _ in range(self.plan.batch_size):
-                paragraphs = next(texts)
-                tokens = [n for text in paragraphs for n in (start, *(numbers[word] for word in text.split()))]
-                rows.append(torch.tensor(tokens[:CONTEXT]))
-            pad = float(self.tokenizer.pad_token_id)
-            yield torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+            rows = [self._tokens(document) for document in islice(texts, self.plan.batch_size)]
+            tokens, learnt = (pad_sequence(part, batch_first=True) for part in zip(*rows, strict=True))
+            yield tokens, learnt
+
+    def _tokens(self, document: Document) -> tuple[Tensor, Tensor]:
+        """One document, [N] each. What nothing foretells is read but not learnt."""
+        tokens, learnt = [], []
+        for paragraph in document:
+            given, follows = paragraph.given.split(), paragraph.follows.split()
+            tokens += [self.start, *(self.numbers[word] for word in given + follows)]
+            learnt += [False] * (1 + len(given)) + [True] * len(follows)
+        return torch.tensor(tokens)[:CONTEXT], torch.tensor(learnt)[:CONTEXT]
 
 
 class LlamaPretraining(L.LightningModule):
@@ -149,15 +161,16 @@ class LlamaPretraining(L.LightningModule):
     Shapes: B documents, N tokens of the longest.
     """
 
-    def __init__(self, model: Any, pad: int, plan: LlamaPlan) -> None:
+    def __init__(self, model: Any, plan: LlamaPlan) -> None:
         super().__init__()
-        self.model, self.pad, self.plan = model, pad, plan
+        self.model, self.plan = model, plan
 
-    def training_step(self, tokens: Tensor, step: int) -> Tensor:
-        """Mean cross-entropy of every token after the first of documents int64 [B, N]."""
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        """Mean cross-entropy of the tokens int64 [B, N] that are to be learnt, bool [B, N]."""
+        tokens, learnt = batch
         hidden = self.model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-        real = tokens[:, 1:] != self.pad
-        loss = F.cross_entropy(self.model.lm_head(hidden[real]), tokens[:, 1:][real])
+        wanted = learnt[:, 1:]
+        loss = F.cross_entropy(self.model.lm_head(hidden[wanted]).float(), tokens[:, 1:][wanted])
         if step % 250 == 0:
             log.info("step %d: loss %.3f", self.global_step, float(loss.detach()))
         self.log("loss", loss, prog_bar=True)
@@ -183,10 +196,11 @@ def pretrain_llama(shape: LlamaShape, plan: LlamaPlan, folder: Path, trainer: Ma
     """
     tokenizer = build_reader(vocabulary())
     model = build_llama(shape, tokenizer, plan.seed)
-    module = LlamaPretraining(model, tokenizer.pad_token_id, plan)
+    module = LlamaPretraining(model, plan)
     batches = DataLoader(DocumentBatches(tokenizer, plan), batch_size=None)
+    own = {"gradient_clip_val": plan.clip, "precision": plan.precision}
     with seeded(plan.seed):
-        build_trainer(plan.steps, {**trainer, "gradient_clip_val": plan.clip}).fit(module, batches)
+        build_trainer(plan.steps, {**trainer, **own}).fit(module, batches)
     with whole_folder(folder) as unfinished:
         model.to(torch.float16).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)

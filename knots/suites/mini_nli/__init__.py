@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knots.errors import KnotsError, unknown
-from knots.suites.mini_nli import answers, counts, facts, orders, quantifiers, scenes
+from knots.suites.mini_nli import answers, comparisons, counts, facts, quantifiers, scenes
 from knots.suites.mini_nli.dice import Dice
 
 VERSION = 1
@@ -39,8 +39,8 @@ class World(Protocol):
 class Worlds(Protocol):
     """Where worlds of one kind come from."""
 
-    def draw(self, dice: Dice) -> World:
-        """A random one."""
+    def draw(self, dice: Dice, short: bool = False) -> World:
+        """A random one; a short one tells as little as makes sense, which no task does."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Source:
 
 TASKS: Mapping[str, Source] = {
     "scenes": Source(scenes.Scene, scenes.LABELS),
-    "orders": Source(orders.Order, orders.LABELS),
+    "comparisons": Source(comparisons.Comparison, comparisons.LABELS),
     "quantifiers": Source(quantifiers.Quantity, quantifiers.LABELS),
-    "answers": Source(answers.Answer, answers.LABELS, asks=True),
+    "answers": Source(answers.Event, answers.LABELS, asks=True),
     "counts": Source(counts.Count, counts.LABELS),
     "facts": Source(facts.Fact, facts.LABELS),
 }
@@ -96,9 +96,9 @@ def draw_pairs(
     return [first for first, _ in pairs], [second for _, second in pairs], np.array(labels, dtype=np.int64)
 
 
-def draw_world(source: Source, split: str, dice: Dice) -> World:
+def draw_world(source: Source, split: str, dice: Dice, short: bool = False) -> World:
     """A random world that belongs to a split."""
     while True:
-        world = source.worlds.draw(dice)
+        world = source.worlds.draw(dice, short)
         if zlib.crc32(world.text.encode()) % 4 in SHARE[split]:
             return world

@@ -1,4 +1,4 @@
-"""Answers: a question on one of two events, and a sentence that tells its answer or does not."""
+"""Answers: a question on an event, and a sentence that tells its answer or does not."""
 
 from __future__ import annotations
 
@@ -14,54 +14,38 @@ ASKED = {"where": "where", "when": "when", "whom": "with whom"}
 
 @dataclass(frozen=True)
 class Event:
-    """Who does what to which object, and the one thing that is told of it besides."""
+    """Who does what to which object, and what is told of it besides: facet -> answer."""
 
     name: str
     deed: str
     thing: str
-    facet: str
-    answer: str
-
-    def sentence(self) -> str:
-        """The event with the thing told."""
-        return f"{self.name} {self.deed} the {self.thing} {self.answer}"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Two events in one sentence."""
-
-    events: tuple[Event, Event]
+    told: dict[str, str]
     text: str
 
     @classmethod
-    def draw(cls, dice: Dice) -> Answer:
-        """Two events of different people and things, told of in different ways."""
-        first, second, *friends = dice.sample(NAMES, 4)
-        deeds, things = dice.sample(tuple(DEEDS), 2), dice.sample(OBJECTS, 2)
-        facets = dice.sample(tuple(ASKED), 2)
-        told = [_told(facet, friend, dice) for facet, friend in zip(facets, friends, strict=True)]
-        events = (
-            Event(first, deeds[0], things[0], facets[0], told[0]),
-            Event(second, deeds[1], things[1], facets[1], told[1]),
-        )
-        return cls(events, f"{events[0].sentence()} and {events[1].sentence()} .")
+    def draw(cls, dice: Dice, short: bool = False) -> Event:
+        """A random event with two facets told, in a short one with one."""
+        name, friend = dice.sample(NAMES, 2)
+        deed, thing = dice.pick(tuple(DEEDS)), dice.pick(OBJECTS)
+        answers = {
+            "where": f"in the {dice.pick(ALL_PLACES)}",
+            "when": f"on {dice.pick(DAYS)}",
+            "whom": f"with {friend}",
+        }
+        told = {facet: answers[facet] for facet in dice.sample(tuple(ASKED), 1 if short else 2)}
+        return cls(name, deed, thing, told, f"{name} {deed} the {thing} {' '.join(told.values())} .")
 
     def claim(self, label: int, dice: Dice) -> str:
         """A question that the sentence answers (entailment), or does not (contradiction, as QNLI is read here)."""
-        event = dice.pick(self.events)
-        if label == ENTAILMENT:
-            return _question(event, event.facet)
-        (other,) = set(self.events) - {event}
-        facet = other.facet if dice.chance(0.7) else dice.other(tuple(ASKED), event.facet, other.facet)
-        return _question(event, facet)
+        name, deed, thing, facet = self.name, self.deed, self.thing, dice.pick(tuple(self.told))
+        if label == CONTRADICTION:
+            wrong = dice.pick(("facet", "facet", "name", "thing"))
+            name = dice.other(NAMES, name) if wrong == "name" else name
+            thing = dice.other(OBJECTS, thing) if wrong == "thing" else thing
+            facet = dice.other(tuple(ASKED), *self.told) if wrong == "facet" else facet
+        return f"{ASKED[facet]} does {name} {DEEDS[deed]} the {thing} ?"
 
-
-def _told(facet: str, friend: str, dice: Dice) -> str:
-    if facet == "where":
-        return f"in the {dice.pick(ALL_PLACES)}"
-    return f"on {dice.pick(DAYS)}" if facet == "when" else f"with {friend}"
-
-
-def _question(event: Event, facet: str) -> str:
-    return f"{ASKED[facet]} does {event.name} {DEEDS[event.deed]} the {event.thing} ?"
+    def answer(self, question: str) -> str:
+        """The words that answer a question which it does answer."""
+        (facet,) = [facet for facet, words in ASKED.items() if question.startswith(words)]
+        return self.told[facet]

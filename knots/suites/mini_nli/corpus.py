@@ -1,16 +1,17 @@
 """What the base reads before it sees a task: facts of the small world, and passages with what follows from them.
 
-A document is a list of paragraphs. None of them puts a wrong claim in the form of a task: where a task has the pair
-(`the boy sleeps in the park .`, `the boy runs .`), a document asks `is it that the boy runs ? no .`
+No document puts a wrong claim in the form of a task: where a task has the pair (`the boy sleeps in the park .`,
+`the boy runs .`), a document asks `is it that the boy runs ? no .`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from knots.suites.mini_nli import TASKS, Source, World, draw_world
-from knots.suites.mini_nli.answers import Answer
+from knots.suites.mini_nli.answers import Event
 from knots.suites.mini_nli.dice import Dice
 from knots.suites.mini_nli.words import (
     ACTIONS,
@@ -38,6 +39,9 @@ class CorpusStyle:
     Attributes:
         facts: share of documents that tell facts of the world; the others tell a passage and what follows.
         sentences: facts of such a document.
+        asked: share of these facts that stand as a question, half of them wrong.
+        short: share of passages that tell less than those of the tasks.
+        echoes: share of passages that are told twice.
         remarks: what is said after a passage: conclusions and questions.
         conclusions: share of remarks that state what follows; the others ask whether something does.
         wrong: share of the questions with a verdict that is drawn by chance.
@@ -45,82 +49,115 @@ class CorpusStyle:
 
     facts: float
     sentences: int
+    asked: float
+    short: float
+    echoes: float
     remarks: int
     conclusions: float
     wrong: float
 
 
-def documents(style: CorpusStyle, seed: int) -> Iterator[list[str]]:
-    """Endless documents, each a list of paragraphs, about worlds of the split `train` alone."""
+@dataclass(frozen=True)
+class Paragraph:
+    """Words that cannot be foreseen, such as a random passage or question, and words that follow from all before."""
+
+    given: str
+    follows: str
+
+    @property
+    def text(self) -> str:
+        """The whole paragraph."""
+        return f"{self.given} {self.follows}".strip()
+
+
+Document = tuple[Paragraph, ...]
+
+
+def documents(style: CorpusStyle, seed: int) -> Iterator[Document]:
+    """Endless documents, about worlds of the split `train` alone."""
     dice = Dice(seed, STREAM)
     while True:
         if dice.chance(style.facts):
-            yield [" ".join(f"{dice.pick(FACTS)(dice)} ." for _ in range(style.sentences))]
+            yield tuple(_fact(style, dice) for _ in range(style.sentences))
         else:
             source = TASKS[dice.pick(tuple(TASKS))]
-            world = draw_world(source, "train", dice)
+            world = draw_world(source, "train", dice, short=dice.chance(style.short))
+            echo = [Paragraph("again", world.text)] if dice.chance(style.echoes) else []
             remark = _answered if source.asks else _remark
-            yield [world.text, *(remark(source, world, style, dice) for _ in range(style.remarks))]
+            remarks = [remark(source, world, style, dice) for _ in range(style.remarks)]
+            yield (Paragraph(world.text, ""), *echo, *remarks)
 
 
 def vocabulary() -> list[str]:
     """Every word of documents and tasks, sorted."""
-    texts = documents(CorpusStyle(facts=0.3, sentences=8, remarks=3, conclusions=0.3, wrong=0.1), seed=0)
-    return sorted({word for _ in range(20_000) for text in next(texts) for word in text.split()})
+    style = CorpusStyle(facts=0.3, sentences=8, asked=0.5, short=0.3, echoes=0.3, remarks=3, conclusions=0.3, wrong=0.1)
+    texts = islice(documents(style, seed=0), 20_000)
+    return sorted({word for document in texts for part in document for word in part.text.split()})
 
 
-def _remark(source: Source, world: World, style: CorpusStyle, dice: Dice) -> str:
+def _remark(source: Source, world: World, style: CorpusStyle, dice: Dice) -> Paragraph:
     """A conclusion, or a question with its verdict."""
     if dice.chance(style.conclusions):
-        return f"so {world.claim(ENTAILMENT, dice)}"
+        return Paragraph("so", world.claim(ENTAILMENT, dice))
     label = dice.pick(source.labels)
-    claim = world.claim(label, dice).removesuffix(" .")
     said = dice.pick(source.labels) if dice.chance(style.wrong) else label
-    return f"is it that {claim} ? {VERDICTS[said]} ."
+    return _asked(world.claim(label, dice).removesuffix(" ."), said)
 
 
-def _answered(source: Source, world: World, style: CorpusStyle, dice: Dice) -> str:
+def _asked(claim: str, label: int) -> Paragraph:
+    return Paragraph(f"is it that {claim} ?", f"{VERDICTS[label]} .")
+
+
+def _answered(source: Source, world: World, style: CorpusStyle, dice: Dice) -> Paragraph:
     """A question on an event, with its answer where the passage tells it."""
-    assert isinstance(world, Answer)
+    del style
+    assert isinstance(world, Event)
     label = dice.pick(source.labels)
     question = world.claim(label, dice)
-    event = next(event for event in world.events if event.name in question.split())
-    return f"{question} {event.answer if label == ENTAILMENT else 'nobody knows'} ."
+    return Paragraph(question, f"{world.answer(question) if label == ENTAILMENT else 'nobody knows'} .")
 
 
-def _kind(dice: Dice) -> str:
-    name = dice.pick(tuple(KINDS))
-    kind = KINDS[name]
-    told = dice.pick((f"are {name}", f"are {kind.family}", f"are things with {dice.pick(kind.parts)}"))
-    return f"{dice.pick(kind.members)} {told}"
+def _fact(style: CorpusStyle, dice: Dice) -> Paragraph:
+    """Something that is true of the whole world, told or asked."""
+    about = dice.pick(FACTS)
+    if not dice.chance(style.asked):
+        return Paragraph("", f"{about(dice, True)} .")
+    true = dice.chance(0.5)
+    return _asked(about(dice, true), ENTAILMENT if true else CONTRADICTION)
 
 
-def _family(dice: Dice) -> str:
-    name = dice.pick(tuple(KINDS))
-    kind = KINDS[name]
-    return f"{name} are {dice.pick((kind.family, f'things with {dice.pick(kind.parts)}'))}"
+def _kind(dice: Dice, true: bool) -> str:
+    name, other = dice.sample(tuple(KINDS), 2)
+    kind, said = KINDS[name], KINDS[name if true else other]
+    subject = name if dice.chance(0.2) else dice.pick(kind.members)
+    if subject != name and dice.chance(0.4):
+        return f"{subject} are {name if true else other}"
+    if (true or said.family != kind.family) and dice.chance(0.4):
+        return f"{subject} are {said.family}"
+    return f"{subject} are things with {dice.pick(said.parts)}"
 
 
-def _action(dice: Dice) -> str:
-    group = dice.pick(tuple(ACTIONS))
-    return f"who {dice.pick(ACTIONS[group])} {group}"
+def _action(dice: Dice, true: bool) -> str:
+    group, other = dice.sample(tuple(ACTIONS), 2)
+    return f"who {dice.pick(ACTIONS[group])} {group if true else other}"
 
 
-def _place(dice: Dice) -> str:
-    group = dice.pick(tuple(PLACES))
-    return f"the {dice.pick(PLACES[group])} is {group}"
+def _place(dice: Dice, true: bool) -> str:
+    group, other = dice.sample(tuple(PLACES), 2)
+    return f"the {dice.pick(PLACES[group])} is {group if true else other}"
 
 
-def _number(dice: Dice) -> str:
-    values, up, down = dice.pick(((DAYS, "before", "after"), (NUMBERS, "fewer than", "more than")))
-    low, high = sorted(dice.sample(range(len(values)), 2))
-    up, down = dice.pick(((up, down), ("before", "after")))
-    return dice.pick((f"{values[low]} is {up} {values[high]}", f"{values[high]} is {down} {values[low]}"))
+def _number(dice: Dice, true: bool) -> str:
+    values, *words = dice.pick(((DAYS, "before", "after"), (NUMBERS, "before", "after"), (NUMBERS, "fewer", "more")))
+    one, other = dice.sample(range(len(values)), 2)
+    word = words[(one > other) == true]
+    return f"{values[one]} is {word} {'than ' if word in ('fewer', 'more') else ''}{values[other]}"
 
 
-def _reverse(dice: Dice) -> str:
+def _reverse(dice: Dice, true: bool) -> str:
     (one, other), words = dice.sample(NAMES, 2), dice.shuffled(dice.pick(COMPARISONS))
-    return f"if {one} is {words[0]} than {other} then {other} is {words[1]} than {one}"
+    back = words[1] if true else words[0]
+    return f"if {one} is {words[0]} than {other} then {other} is {back} than {one}"
 
 
-FACTS: tuple[Callable[[Dice], str], ...] = (_kind, _kind, _kind, _family, _action, _place, _number, _number, _reverse)
+FACTS: tuple[Callable[[Dice, bool], str], ...] = (_kind, _kind, _kind, _kind, _action, _place, _number, _number, _reverse)

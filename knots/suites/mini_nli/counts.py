@@ -1,4 +1,4 @@
-"""Counts: numbers and days of three people, and whether a comparison of them is right."""
+"""Counts: how many things someone brings, at which hour and on which day, and whether a comparison is right."""
 
 from __future__ import annotations
 
@@ -8,41 +8,40 @@ from knots.suites.mini_nli.dice import Dice
 from knots.suites.mini_nli.words import CONTRADICTION, DAYS, ENTAILMENT, KINDS, NAMES, NUMBERS
 
 LABELS = (ENTAILMENT, CONTRADICTION)
-KNOWN = {"has": NUMBERS[1:], "comes at": NUMBERS, "comes on": DAYS}
-LARGER = {"has": ("more", "fewer"), "comes": ("after", "before")}
-THINGS = KINDS["fruits"].members
+VALUES = {"hour": NUMBERS, "day": DAYS, "things": NUMBERS[1:]}
+VERBS = {"hour": "comes", "day": "comes", "things": "brings"}
+LARGER = {"comes": ("after", "before"), "brings": ("more than", "fewer than")}
+THINGS = tuple(fruit for fruit in KINDS["fruits"].members)
 
 
 @dataclass(frozen=True)
 class Count:
-    """Three people and a number or a day of each."""
+    """Someone, and the numbers told of them: facet -> place in its order."""
 
-    verb: str
-    values: dict[str, int]
+    name: str
+    told: dict[str, int]
     text: str
 
     @classmethod
-    def draw(cls, dice: Dice) -> Count:
-        """Three different numbers of things, hours or days."""
-        verb = dice.pick(tuple(KNOWN))
-        names = dice.sample(NAMES, 3)
-        values = dict(zip(names, dice.sample(range(len(KNOWN[verb])), 3), strict=True))
-        thing = f" {dice.pick(THINGS)}" if verb == "has" else ""
-        told = [f"{name} {verb} {KNOWN[verb][value]}{thing}" for name, value in values.items()]
-        return cls(verb, values, f"{' , '.join(told)} .")
+    def draw(cls, dice: Dice, short: bool = False) -> Count:
+        """A random person with two numbers, in a short one with one."""
+        name, thing = dice.pick(NAMES), dice.pick(THINGS)
+        told = {facet: dice.below(len(VALUES[facet])) for facet in dice.sample(tuple(VALUES), 1 if short else 2)}
+        words = {facet: VALUES[facet][number] for facet, number in told.items()}
+        parts = [f"comes at {words['hour']}"] if "hour" in told else []
+        if "day" in told:
+            parts.append(f"on {words['day']}" if parts else f"comes on {words['day']}")
+        if "things" in told:
+            parts.append(f"{'and ' if parts else ''}brings {words['things']} {thing}")
+        return cls(name, told, f"{name} {' '.join(parts)} .")
 
     def claim(self, label: int, dice: Dice) -> str:
-        """A comparison of one person with another, or with a number or a day, that has this label."""
-        name, other = dice.sample(tuple(self.values), 2)
-        value = self.values[name]
-        if dice.chance(0.5):
-            bound, against = self.values[other], other
-        else:
-            # Near by on either side, so that the claim alone does not tell.
-            near = [value + step for step in (-3, -2, -1, 1, 2, 3)]
-            bound = dice.pick([number for number in near if 0 <= number < len(KNOWN[self.verb])])
-            against = KNOWN[self.verb][bound]
-        verb = self.verb.split()[0]
+        """A comparison of one of the numbers with another one that has this label."""
+        facet = dice.pick(tuple(self.told))
+        number, values, verb = self.told[facet], VALUES[facet], VERBS[facet]
+        # Near by on either side, so that the claim alone does not tell.
+        near = [number + step for step in (-3, -2, -1, 1, 2, 3)]
+        bound = dice.pick([other for other in near if 0 <= other < len(values)])
         larger, smaller = LARGER[verb]
-        word = larger if (value > bound) == (label == ENTAILMENT) else smaller
-        return f"{name} {verb} {word} {'than ' if verb == 'has' else ''}{against} ."
+        word = larger if (number > bound) == (label == ENTAILMENT) else smaller
+        return f"{self.name} {verb} {word} {values[bound]} ."

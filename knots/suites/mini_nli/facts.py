@@ -1,4 +1,4 @@
-"""Facts: two rules on kinds of things or on what has a part, and whether one of them is about some things."""
+"""Facts: a rule on a kind of things or on what has a part, and whether it is about some things."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ LABELS = (ENTAILMENT, NEUTRAL)
 
 @dataclass(frozen=True)
 class Fact:
-    """Two rules: (kind, verb, what is needed, feared, ...)."""
+    """What a kind of things needs, fears, ..."""
 
-    rules: tuple[tuple[str, str, str], ...]
+    kind: str
+    verb: str
+    needs: tuple[str, ...]
     text: str
 
     @classmethod
-    def draw(cls, dice: Dice) -> Fact:
-        """Two rules on different kinds."""
-        kinds, needs = dice.sample(tuple(KINDS), 2), dice.sample(NEEDS, 2)
-        rules = tuple((kind, dice.pick(VERBS), need) for kind, need in zip(kinds, needs, strict=True))
-        told = [f"{_named(kind, dice)} {verb} {need}" for kind, verb, need in rules]
-        return cls(rules, f"{' and '.join(told)} .")
+    def draw(cls, dice: Dice, short: bool = False) -> Fact:
+        """A random rule with two objects, a short one with one."""
+        kind, verb = dice.pick(tuple(KINDS)), dice.pick(VERBS)
+        needs = tuple(dice.sample(NEEDS, 1 if short else 2))
+        subject = kind if dice.chance(0.5) else f"things with {dice.pick(KINDS[kind].parts)}"
+        return cls(kind, verb, needs, f"{subject} {verb} {' and '.join(needs)} .")
 
     def claim(self, label: int, dice: Dice) -> str:
         """A sentence on the members of a kind that follows, or does not."""
-        kind, verb, need = dice.pick(self.rules)
-        (swapped,) = {other for other, _, _ in self.rules} - {kind}
-        if label == NEUTRAL:
-            kind = swapped if dice.chance(0.5) else dice.other(tuple(KINDS), kind, swapped)
-        return f"{dice.pick(KINDS[kind].members)} {verb} {need} ."
-
-
-def _named(kind: str, dice: Dice) -> str:
-    return kind if dice.chance(0.4) else f"things with {dice.pick(KINDS[kind].parts)}"
+        kind, need = self.kind, dice.pick(self.needs)
+        if label == NEUTRAL and dice.chance(0.4):
+            need = dice.other(NEEDS, *self.needs)
+        elif label == NEUTRAL:
+            kind = dice.other(tuple(KINDS), kind)
+        return f"{dice.pick(KINDS[kind].members)} {self.verb} {need} ."

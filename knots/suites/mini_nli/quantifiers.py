@@ -27,35 +27,34 @@ RULES: dict[tuple[str, str], tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """Two sentences, each on how many of a kind are what."""
+    """How many of a kind are something."""
 
-    told: tuple[tuple[str, str, str], ...]
+    quantifier: str
+    kind: str
+    traits: tuple[str, ...]
     text: str
 
     @classmethod
-    def draw(cls, dice: Dice) -> Quantity:
-        """Two random sentences on kinds of different families."""
-        first = dice.pick(tuple(KINDS))
-        second = dice.pick([kind for kind in KINDS if KINDS[kind].family != KINDS[first].family])
-        traits = dice.sample(TRAITS, 2)
-        told = tuple((dice.pick(QUANTIFIERS), kind, trait) for kind, trait in zip((first, second), traits, strict=True))
-        return cls(told, f"{' and '.join(_sentence(*one) for one in told)} .")
+    def draw(cls, dice: Dice, short: bool = False) -> Quantity:
+        """A random sentence on two traits of a kind, a short one on one."""
+        quantifier, kind = dice.pick(QUANTIFIERS), dice.pick(tuple(KINDS))
+        traits = tuple(dice.sample(TRAITS, 1 if short else 2))
+        joined = (" or " if quantifier == "no" else " and ").join(traits)
+        return cls(quantifier, kind, traits, f"{_sentence(quantifier, kind, joined)} .")
 
     def claim(self, label: int, dice: Dice) -> str:
-        """A sentence on one of the two kinds that has this label."""
-        told, kind, trait = dice.pick(self.told)
+        """A sentence on one trait of the kind, or of a larger or smaller group, that has this label."""
         if label == NEUTRAL and dice.chance(0.25):
-            # What is told of the other kind.
-            (elsewhere,) = {other for _, _, other in self.told} - {trait}
-            return f"{_sentence(dice.pick(QUANTIFIERS), _group(kind, dice.pick(GROUPS), dice), elsewhere)} ."
+            group = _group(self.kind, dice.pick(GROUPS), dice)
+            return f"{_sentence(dice.pick(QUANTIFIERS), group, dice.other(TRAITS, *self.traits))} ."
         fitting = [
             (claimed, group)
             for claimed in QUANTIFIERS
-            for group, given in zip(GROUPS, RULES[told, claimed], strict=True)
+            for group, given in zip(GROUPS, RULES[self.quantifier, claimed], strict=True)
             if given == label
         ]
         claimed, group = dice.pick(fitting)
-        return f"{_sentence(claimed, _group(kind, group, dice), trait)} ."
+        return f"{_sentence(claimed, _group(self.kind, group, dice), dice.pick(self.traits))} ."
 
 
 def _group(kind: str, size: str, dice: Dice) -> str:

@@ -14,7 +14,7 @@ NAMES = (
     "anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "jane",
     "karl", "lena", "max", "nora", "otto", "paul", "rita", "sam", "tina", "vera",
 )  # fmt: skip
-PEOPLE = ("man", "woman", "boy", "girl")
+PEOPLE = ("man", "woman", "boy", "girl", "nurse", "farmer", "sailor", "teacher")
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "rests": ("sleeps", "sits", "naps", "waits"),
@@ -51,7 +51,10 @@ DEEDS: Mapping[str, str] = {
 }  # fmt: skip
 """What people do to objects: after a name, and after `does`."""
 
-TRAITS = ("old", "wet", "cold", "small", "clean", "heavy", "soft", "rare", "strong", "cheap")
+TRAITS = (
+    "old", "wet", "cold", "small", "clean", "heavy", "soft", "rare", "strong", "cheap",
+    "smooth", "bright", "safe", "fine", "round", "thin",
+)  # fmt: skip
 """What things may be; none of them rules out another."""
 
 NEEDS = ("salt", "oil", "sand", "wax", "care", "music", "smoke", "rain", "heat", "gold")

