@@ -1,4 +1,4 @@
-"""Train the miniature base that `model=mini_clip` or `model=mini_llama` stands for, from what this repository makes.
+"""Train a miniature base, of `model=mini_clip` or `model=mini_llama`, from what this repository makes.
 
 uv run experiments/pretrain.py folder=outputs/my_base plan.seed=1
 uv run experiments/pretrain.py pretrain=mini_llama folder=outputs/my_llama

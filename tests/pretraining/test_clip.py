@@ -115,7 +115,9 @@ def test_a_failed_training_leaves_no_folder(tmp_path):
         parse_plan({**PLAN, "web": {"strengh": {}, "coarse": 0.2, "wrong": 0.1}})
     assert isinstance(parse_plan(PLAN).web, WebStyle)
     with pytest.raises(ValueError, match="accelerator"):
-        pretrain_clip(parse_shape(SHAPE), parse_plan(PLAN), tmp_path / "b", {"accelerator": "abacus"}, workers=1)
+        pretrain_clip(
+            parse_shape(SHAPE), parse_plan(PLAN), tmp_path / "b", {"accelerator": "abacus"}, workers=1
+        )
     assert list(tmp_path.iterdir()) == []
 
 

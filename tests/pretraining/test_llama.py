@@ -20,13 +20,16 @@ from knots.pretraining.llama import (
     parse_shape,
 )
 from knots.suites.mini_nli import TASKS, draw_pairs
-from knots.suites.mini_nli.corpus import CorpusStyle, documents, vocabulary
+from knots.suites.mini_nli.corpus import documents, vocabulary
 
 SHAPE = {"width": 16, "layers": 1, "heads": 2, "key_value_heads": 1, "feed_forward": 32}
+CORPUS = {
+    "facts": 0.2, "sentences": 4, "asked": 0.5, "short": 0.3, "echoes": 0.2, "remarks": 2, "conclusions": 0.5,
+    "wrong": 0.1,
+}  # fmt: skip
 PLAN = {
     "steps": 3, "batch_size": 4, "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.1, "clip": 1.0,
-    "precision": "32-true", "seed": 0,
-    "corpus": {"facts": 0.2, "sentences": 4, "asked": 0.5, "short": 0.3, "echoes": 0.2, "remarks": 2, "conclusions": 0.5, "wrong": 0.1},
+    "precision": "32-true", "seed": 0, "corpus": CORPUS,
 }  # fmt: skip
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -67,7 +70,7 @@ def test_the_tokenizer_joins_pairs_as_llama_does_and_knows_every_word(base):
     joined = tokenizer("the boy sleeps .", "the boy rests .")
     assert set(joined) == {"input_ids", "attention_mask"}
     told = tokenizer.convert_ids_to_tokens(joined["input_ids"])
-    assert told == "<s> the boy sleeps . <s> the boy rests .".split()
+    assert told == ["<s>", "the", "boy", "sleeps", ".", "<s>", "the", "boy", "rests", "."]
     assert tokenizer("a", "b", padding="max_length", max_length=8)["attention_mask"][-1] == 0
     for task in TASKS:
         firsts, seconds, _ = draw_pairs(task, "test", 500, 0)
@@ -89,11 +92,12 @@ def test_the_same_seed_trains_the_same_base_and_another_one_another(base, tmp_pa
 def test_a_batch_holds_the_documents_and_learns_what_follows(reader):
     plan = parse_plan(PLAN)
     tokens, learnt = next(iter(DocumentBatches(reader, plan)))
-    for row, wanted, document in zip(tokens, learnt, documents(plan.corpus, plan.seed)):
+    told = islice(documents(plan.corpus, plan.seed), plan.batch_size)
+    for row, wanted, document in zip(tokens, learnt, told, strict=True):
         words = reader.convert_ids_to_tokens(row[row != reader.pad_token_id])
         assert " ".join(words) == " ".join(f"<s> {paragraph.text}" for paragraph in document)
-        told = reader.convert_ids_to_tokens(row[wanted])
-        assert " ".join(told).split() == " ".join(paragraph.follows for paragraph in document).split()
+        follows = reader.convert_ids_to_tokens(row[wanted])
+        assert follows == " ".join(paragraph.follows for paragraph in document).split()
 
 
 def test_training_lowers_the_loss(reader):
@@ -123,7 +127,10 @@ def test_transformers_loads_the_base_alone(base):
         ({"family": "lama"}, "unknown family of a miniature base 'lama'; did you mean 'llama'"),
         ({"shape": {**SHAPE, "heads": 3}}, "shape.width=16 must be an even number for each of shape.heads=3"),
         ({"shape": {**SHAPE, "key_value_heads": 4}}, "shape.heads=2 must be a multiple"),
-        ({"plan": {**PLAN, "corpus": {**PLAN["corpus"], "facts": 2}}}, r"plan.corpus.facts must be .*, got 2"),
+        (
+            {"plan": {**PLAN, "corpus": {**CORPUS, "facts": 2}}},
+            r"plan.corpus.facts must be .*, got 2",
+        ),
         ({"plan": {**PLAN, "corpus": {}}}, "plan.corpus lacks 'facts'"),
     ],
 )

@@ -1,7 +1,7 @@
 """A miniature of the paper's six language tasks: pairs of short sentences, made by this package.
 
-Three tasks have all three labels, two have no neutral and one has no contradiction, as the real six. Every pair is
-about a small world whose facts (`words`) a model must know and whose first sentence it must read.
+Three tasks have all three labels, two have no neutral and one has no contradiction, as the real six. Every
+pair is about a small world, whose facts (`words`) a model must know and whose sentences it must read.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def draw_pairs(
 ) -> tuple[list[str], list[str], npt.NDArray[np.int64]]:
     """Draw one split: first sentences, second sentences, and labels int64 [n].
 
-    A label is 0 (entailment), 1 (neutral) or 2 (contradiction); a task's labels are about equally frequent. No two
-    splits share a world, whatever their seeds.
+    A label is 0 (entailment), 1 (neutral) or 2 (contradiction); a task's labels are about equally frequent.
+    No two splits share a world, whatever their seeds.
 
     Raises:
         KnotsError: the task or split does not exist, or n or seed is negative.

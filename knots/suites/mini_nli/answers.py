@@ -36,7 +36,7 @@ class Event:
         return cls(name, deed, thing, told, f"{name} {deed} the {thing} {' '.join(told.values())} .")
 
     def claim(self, label: int, dice: Dice) -> str:
-        """A question that the sentence answers (entailment), or does not (contradiction, as QNLI is read here)."""
+        """A question that the sentence answers (entailment) or does not (contradiction, as with QNLI)."""
         name, deed, thing, facet = self.name, self.deed, self.thing, dice.pick(tuple(self.told))
         if label == CONTRADICTION:
             wrong = dice.pick(("facet", "facet", "name", "thing"))

@@ -1,4 +1,4 @@
-"""Comparisons: two respects in which one person is compared with another, and what that says in other words."""
+"""Comparisons: one person is compared with another in two respects, and that is said in other words."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the base reads before it sees a task: facts of the small world, and passages with what follows from them.
+"""What the base reads before it sees a task: facts of the small world, passages and what follows from them.
 
-No document puts a wrong claim in the form of a task: where a task has the pair (`the boy sleeps in the park .`,
-`the boy runs .`), a document asks `is it that the boy runs ? no .`
+No document has a wrong claim in the form of a task: where a task has the pair (`the boy sleeps .`,
+`the boy runs .`) a document asks `is it that the boy runs ? no .`
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class CorpusStyle:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Words that cannot be foreseen, such as a random passage or question, and words that follow from all before."""
+    """Words that nothing foretells, as those of a passage or a question, and words that follow from them."""
 
     given: str
     follows: str
@@ -90,7 +90,9 @@ def documents(style: CorpusStyle, seed: int) -> Iterator[Document]:
 
 def vocabulary() -> list[str]:
     """Every word of documents and tasks, sorted."""
-    style = CorpusStyle(facts=0.3, sentences=8, asked=0.5, short=0.3, echoes=0.3, remarks=3, conclusions=0.3, wrong=0.1)
+    style = CorpusStyle(
+        facts=0.3, sentences=8, asked=0.5, short=0.3, echoes=0.3, remarks=3, conclusions=0.3, wrong=0.1
+    )
     texts = islice(documents(style, seed=0), 20_000)
     return sorted({word for document in texts for part in document for word in part.text.split()})
 
@@ -148,7 +150,9 @@ def _place(dice: Dice, true: bool) -> str:
 
 
 def _number(dice: Dice, true: bool) -> str:
-    values, *words = dice.pick(((DAYS, "before", "after"), (NUMBERS, "before", "after"), (NUMBERS, "fewer", "more")))
+    values, *words = dice.pick(
+        ((DAYS, "before", "after"), (NUMBERS, "before", "after"), (NUMBERS, "fewer", "more"))
+    )
     one, other = dice.sample(range(len(values)), 2)
     word = words[(one > other) == true]
     return f"{values[one]} is {word} {'than ' if word in ('fewer', 'more') else ''}{values[other]}"
@@ -160,4 +164,14 @@ def _reverse(dice: Dice, true: bool) -> str:
     return f"if {one} is {words[0]} than {other} then {other} is {back} than {one}"
 
 
-FACTS: tuple[Callable[[Dice, bool], str], ...] = (_kind, _kind, _kind, _kind, _action, _place, _number, _number, _reverse)
+FACTS: tuple[Callable[[Dice, bool], str], ...] = (
+    _kind,
+    _kind,
+    _kind,
+    _kind,
+    _action,
+    _place,
+    _number,
+    _number,
+    _reverse,
+)

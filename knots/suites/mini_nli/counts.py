@@ -1,4 +1,4 @@
-"""Counts: how many things someone brings, at which hour and on which day, and whether a comparison is right."""
+"""Counts: how many things someone brings, at which hour or on which day, and whether a comparison holds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Count:
     def draw(cls, dice: Dice, short: bool = False) -> Count:
         """A random person with two numbers, in a short one with one."""
         name, thing = dice.pick(NAMES), dice.pick(THINGS)
-        told = {facet: dice.below(len(VALUES[facet])) for facet in dice.sample(tuple(VALUES), 1 if short else 2)}
+        told = {
+            facet: dice.below(len(VALUES[facet])) for facet in dice.sample(tuple(VALUES), 1 if short else 2)
+        }
         words = {facet: VALUES[facet][number] for facet, number in told.items()}
         parts = [f"comes at {words['hour']}"] if "hour" in told else []
         if "day" in told:

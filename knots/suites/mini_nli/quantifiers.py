@@ -22,7 +22,7 @@ RULES: dict[tuple[str, str], tuple[int, int, int]] = {
     ("no", "some"): (CONTRADICTION, CONTRADICTION, NEUTRAL),
     ("no", "no"): (ENTAILMENT, ENTAILMENT, NEUTRAL),
 }
-"""(quantifier told, quantifier claimed) -> label where the claim is on a smaller, the same, a larger group."""
+"""(quantifier told, quantifier claimed) -> the labels of claims on a smaller, the same, a larger group."""
 
 
 @dataclass(frozen=True)

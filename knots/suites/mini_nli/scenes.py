@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from knots.suites.mini_nli.dice import Dice
-from knots.suites.mini_nli.words import ACTIONS, COLOURS, CONTRADICTION, DAYS, ENTAILMENT, NEUTRAL, PEOPLE, PLACES
+from knots.suites.mini_nli.words import (
+    ACTIONS,
+    COLOURS,
+    CONTRADICTION,
+    DAYS,
+    ENTAILMENT,
+    NEUTRAL,
+    PEOPLE,
+    PLACES,
+)
 
 ALL_ACTIONS = tuple(action for actions in ACTIONS.values() for action in actions)
 ALL_PLACES = tuple(place for places in PLACES.values() for place in places)
@@ -53,7 +62,9 @@ class Scene:
             return f"the {self.person} {value} ."
         if facet == "colour":
             return f"the {self.person} wears {value} ."
-        return f"the {self.person} is {value} ." if value in PLACES else f"the {self.person} is in the {value} ."
+        return (
+            f"the {self.person} is {value} ." if value in PLACES else f"the {self.person} is in the {value} ."
+        )
 
 
 def _general(value: str, dice: Dice) -> str:

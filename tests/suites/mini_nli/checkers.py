@@ -1,4 +1,4 @@
-"""Labels found again from the words alone, by enumeration of what is possible; shares nothing with the tasks but words."""
+"""Labels found again from the text of a pair alone; shares nothing with the tasks but the lists of words."""
 
 import itertools
 import re
@@ -65,7 +65,9 @@ def quantifiers(premise, claim):
 
 
 def answers(question, sentence):
-    asked, name, thing = re.fullmatch(r"(where|when|with whom) does (\w+) \w+ the (\w+) \?", question).groups()
+    asked, name, thing = re.fullmatch(
+        r"(where|when|with whom) does (\w+) \w+ the (\w+) \?", question
+    ).groups()
     word = {"where": " in the ", "when": " on ", "with whom": " with "}[asked]
     fits = sentence.startswith(f"{name} ") and f" the {thing} " in sentence and word in sentence
     return ENTAILMENT if fits else CONTRADICTION

@@ -8,7 +8,9 @@ from knots.suites.mini_nli.corpus import CorpusStyle, documents, vocabulary
 from knots.suites.mini_nli.words import KINDS, PEOPLE
 from tests.suites.mini_nli.checkers import CHECKERS
 
-STYLE = CorpusStyle(facts=0.3, sentences=8, asked=0.5, short=0.4, echoes=0.3, remarks=4, conclusions=0.4, wrong=0.0)
+STYLE = CorpusStyle(
+    facts=0.3, sentences=8, asked=0.5, short=0.4, echoes=0.3, remarks=4, conclusions=0.4, wrong=0.0
+)
 VERDICTS = {"yes .": 0, "perhaps .": 1, "no .": 2}
 
 
@@ -65,10 +67,14 @@ def test_facts_of_the_world_are_told_as_they_are():
     told = {part.text for part in facts if not part.given}
     for name, kind in KINDS.items():
         assert all(f"{member} are {name} ." in told for member in kind.members)
-        assert all(f"{member} are things with {part} ." in told for member in kind.members for part in kind.parts)
+        assert all(
+            f"{member} are things with {part} ." in told for member in kind.members for part in kind.parts
+        )
     asked = [part for part in facts if part.given]
     for part in asked:
-        assert (part.given.removeprefix("is it that ").replace("?", ".") in told) <= (part.follows == "yes ."), part
+        assert (part.given.removeprefix("is it that ").replace("?", ".") in told) <= (
+            part.follows == "yes ."
+        ), part
     assert 0.4 < sum(part.follows == "yes ." for part in asked) / len(asked) < 0.6
 
 

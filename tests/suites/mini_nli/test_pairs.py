@@ -1,4 +1,4 @@
-"""Pairs of the six generated tasks: right labels, the same ones everywhere, no split like another, no short cut."""
+"""Pairs of the six generated tasks: right labels, the same ones everywhere, splits apart, no short cut."""
 
 import hashlib
 import json
@@ -32,7 +32,11 @@ VERSION_1 = "4b7e741c0d90bd9de00a37d498638e2ea070a48f9a66039c22fe609d87496034"
 def test_another_process_draws_the_same_pairs_and_so_did_the_first_version():
     done = subprocess.run([sys.executable, "-c", DIGEST], check=True, capture_output=True, text=True)
     drawn = [[*map(list, draw_pairs(task, "test", 200, 0))] for task in TASKS]
-    assert done.stdout.strip() == hashlib.sha256(json.dumps(drawn, default=int).encode()).hexdigest() == VERSION_1
+    assert (
+        done.stdout.strip()
+        == hashlib.sha256(json.dumps(drawn, default=int).encode()).hexdigest()
+        == VERSION_1
+    )
 
 
 @every_task
@@ -79,7 +83,10 @@ def test_words_alone_do_not_tell_the_label(task):
         draw_pairs(task, "train", 4000, 0),
         draw_pairs(task, "test", 2000, 0),
     )
-    for texts, test_texts in ((seconds, test_seconds), (both(firsts, seconds), both(test_firsts, test_seconds))):
+    for texts, test_texts in (
+        (seconds, test_seconds),
+        (both(firsts, seconds), both(test_firsts, test_seconds)),
+    ):
         words = CountVectorizer(token_pattern=r"\S+")
         model = LogisticRegression(max_iter=300).fit(words.fit_transform(texts), labels)
         assert model.score(words.transform(test_texts), truth) < 0.6
