@@ -1,6 +1,7 @@
-"""Train the miniature base that `model=mini_clip` stands for, from pictures this repository draws.
+"""Train a miniature base, of `model=mini_clip` or `model=mini_llama`, from what this repository makes.
 
 uv run experiments/pretrain.py folder=outputs/my_base plan.seed=1
+uv run experiments/pretrain.py pretrain=mini_llama folder=outputs/my_llama
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from experiments._cli import entry_point
 @entry_point("pretrain")
 def main(config: dict[str, Any]) -> None:
     """Train one base and say where it is."""
-    from knots.pretraining import parse_plan, parse_shape, pretrain
+    from knots.pretraining import pretrain
 
     folder = Path(config["folder"])
-    pretrain(
-        parse_shape(config["shape"]), parse_plan(config["plan"]), folder, config["trainer"], config["workers"]
-    )
+    pretrain(config, folder, config["trainer"])
     print(f"the base is in {folder}")  # noqa: T201
 
 

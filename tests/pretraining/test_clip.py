@@ -9,14 +9,14 @@ from transformers import AutoTokenizer, CLIPModel
 
 from knots.errors import KnotsError
 from knots.models.clip import ClipSpec, load_clip
-from knots.pretraining import (
+from knots.pretraining.clip import (
     BaseShape,
     Pretraining,
     build_clip,
     build_tokenizer,
     parse_plan,
     parse_shape,
-    pretrain,
+    pretrain_clip,
 )
 from knots.suites.miniature.web import KINDS, WebStyle, captions
 
@@ -35,7 +35,7 @@ TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain") / "base"
-    pretrain(parse_shape(SHAPE), parse_plan(PLAN), folder, TRAINER, workers=1)
+    pretrain_clip(parse_shape(SHAPE), parse_plan(PLAN), folder, TRAINER, workers=1)
     return folder
 
 
@@ -56,8 +56,8 @@ def test_the_base_is_saved_in_half_precision_and_names_no_machine(base):
 
 
 def test_the_same_seed_trains_the_same_base_and_another_one_another(base, tmp_path):
-    pretrain(parse_shape(SHAPE), parse_plan(PLAN), tmp_path / "again", TRAINER, workers=2)
-    pretrain(parse_shape(SHAPE), parse_plan({**PLAN, "seed": 1}), tmp_path / "other", TRAINER, workers=1)
+    pretrain_clip(parse_shape(SHAPE), parse_plan(PLAN), tmp_path / "again", TRAINER, workers=2)
+    pretrain_clip(parse_shape(SHAPE), parse_plan({**PLAN, "seed": 1}), tmp_path / "other", TRAINER, workers=1)
     weights, again, other = (
         load_file(folder / "model.safetensors") for folder in (base, tmp_path / "again", tmp_path / "other")
     )
@@ -115,7 +115,9 @@ def test_a_failed_training_leaves_no_folder(tmp_path):
         parse_plan({**PLAN, "web": {"strengh": {}, "coarse": 0.2, "wrong": 0.1}})
     assert isinstance(parse_plan(PLAN).web, WebStyle)
     with pytest.raises(ValueError, match="accelerator"):
-        pretrain(parse_shape(SHAPE), parse_plan(PLAN), tmp_path / "b", {"accelerator": "abacus"}, workers=1)
+        pretrain_clip(
+            parse_shape(SHAPE), parse_plan(PLAN), tmp_path / "b", {"accelerator": "abacus"}, workers=1
+        )
     assert list(tmp_path.iterdir()) == []
 
 

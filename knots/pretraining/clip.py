@@ -188,7 +188,7 @@ class Pretraining(L.LightningModule):
         return cosine_schedule(optimizer, plan.warmup, plan.steps)
 
 
-def pretrain(
+def pretrain_clip(
     shape: BaseShape, plan: PretrainingPlan, folder: Path, trainer: Mapping[str, Any], workers: int
 ) -> None:
     """Draw the pictures, train a base on them and save it in float16 as a folder that transformers loads.
