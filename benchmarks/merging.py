@@ -2,11 +2,13 @@
 
     uv run benchmarks/merging.py                         eight rank-16 adapters of ViT-B/32, knots_ties
     uv run benchmarks/merging.py method=core_tsv rank=64 tasks=4 modules=96 width=1024
-    uv run benchmarks/merging.py shape=llama3_8b         six adapters of Llama3-8B, five merges, the reference
+    uv run benchmarks/merging.py shape=llama3_8b         six of Llama3-8B: six merges and the reference
 
-Loading, merging and saving are timed apart, each run in a process of its own, whose peak memory is that of the
-run; medians of the repeats are kept. A shape with `reference` also runs the published algorithm, a dense SVD
-of [O, T I] in float64, on the first module of each shape, and tells what it would take for all of them.
+Loading, merging and saving are timed apart, each run in a process of its own, whose peak memory is that of
+the run; medians of the repeats are kept. A shape with `reference` also runs the published algorithm, a dense
+SVD of [O, T I] in float64, on the first module of each shape, and tells what it would take for all of them.
+Where other work runs at the same time, threads that wait for each other had better not spin:
+OMP_WAIT_POLICY=PASSIVE; the load average of the last minute is noted with every merge.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "reference": True,
     },
 }
-"""`out`: sides of the attention's projections, as multiples of `width`; `classes`: rows of a head, 0 for none."""
+"""`out`: sides of the projections, as multiples of `width`; `classes`: rows of a head, 0 for none."""
 
 CASES: dict[str, tuple[Case, ...]] = {
     "llama3_8b": (
@@ -182,7 +184,9 @@ def measure(folders: list[Path], case: Case, cfg: DictConfig) -> dict[str, Any]:
         shutil.rmtree(out)
     found = median_run(runs)
     steps = "  ".join(f"{name} {s['wall']:.2f} ({s['cpu']:.2f})" for name, s in found["seconds"].items())
-    print(f"{case.method} {case.options} max_rank={case.max_rank}: seconds by the clock (of processors) {steps}")
+    print(
+        f"{case.method} {case.options} max_rank={case.max_rank}: seconds by the clock (of processors) {steps}"
+    )
     print(f"    peak {found['bytes']['peak'] / 1e9:.2f} GB, relative error {found['relative_error']:.3g}")
     return {**asdict(case), **found, "load_average": os.getloadavg()[0]}
 
@@ -225,13 +229,19 @@ def compare(folders: list[Path], cfg: DictConfig) -> dict[str, Any]:
         for side in ("ours", "reference")
     }
     ratio = whole["reference"] / whole["ours"]
-    print(f"reference, extrapolated from {len(measured)} modules: {whole['reference']:.0f} s, {ratio:.0f} x ours")
+    print(
+        f"extrapolated from {len(measured)} modules: reference {whole['reference']:.0f} s, {ratio:.0f} x ours"
+    )
     return {"measured": measured, "extrapolated": {"wall_of_all_modules": whole, "ratio": ratio}}
 
 
 def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    if sys.platform != "linux":
+        return "unknown"
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 def main() -> None:

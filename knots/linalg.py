@@ -37,7 +37,7 @@ def leading_basis(
         matrix: W [M, N], M <= N for speed.
         count: how many directions are wanted.
         limit: largest K that is worth it.
-        generator: on the CPU, of the first block.
+        generator: on the CPU, of the columns to begin with.
         tolerance: see above.
 
     Returns:
@@ -48,18 +48,11 @@ def leading_basis(
         return None
     w = (matrix / largest).float()  # squares of what is left neither overflow nor vanish
     total = float(w.double().square().sum())
-    shape = (len(w), KRYLOV_BLOCK)
-    block = torch.randn(shape, generator=generator).to(w.device)
-    basis, gram = w.new_empty(len(w), 0), w.new_empty(0, 0, dtype=torch.float64)
-    images = w.new_empty(w.shape[1], 0)
+    block = basis = w.new_empty(len(w), 0)
+    images, gram = w.new_empty(w.shape[1], 0), w.new_empty(0, 0, dtype=torch.float64)
     held = 0.0
     while basis.shape[1] + KRYLOV_BLOCK <= limit:
-        fresh = block - basis @ (basis.T @ block)
-        if float(fresh.norm()) <= 1e-5 * float(block.norm()):  # rounding: this start leads no further
-            fresh = torch.randn(shape, generator=generator).to(w.device)
-            fresh -= basis @ (basis.T @ fresh)
-        block = _orthonormal(fresh, 1e-12).float()
-        block = _orthonormal(block - basis @ (basis.T @ block), 1e-12).float()
+        block = _next_block(basis, block, generator)
         image = w.T @ block
         basis, images = torch.cat([basis, block], dim=1), torch.cat([images, image], dim=1)
         gram = _grown(gram, images, image)
@@ -71,6 +64,20 @@ def leading_basis(
     return None
 
 
+def _next_block(basis: Tensor, block: Tensor, generator: torch.Generator) -> Tensor:
+    """Orthonormal columns that are new to a basis: of a block, and random ones where it has too few.
+
+    It has none at first, and where only its rounding is new: where the columns so far lead no further.
+    """
+    new = block - basis @ (basis.T @ block)
+    if float(new.norm()) <= 1e-5 * float(block.norm()):
+        new = new[:, :0]
+    new = _orthonormal(new, 1e-12).float()
+    random = torch.randn(len(basis), KRYLOV_BLOCK - new.shape[1], generator=generator) / len(basis) ** 0.5
+    new = torch.cat([new, random.to(new.device)], dim=1)
+    return _orthonormal(new - basis @ (basis.T @ new), 1e-12).float()
+
+
 def _orthonormal(columns: Tensor, cutoff: float) -> Tensor:
     """Orthonormal columns of the same span, in float64; a fifth of a QR decomposition's time.
 
@@ -79,7 +86,8 @@ def _orthonormal(columns: Tensor, cutoff: float) -> Tensor:
     exact = columns.double()
     values, vectors = torch.linalg.eigh(exact.T @ exact)
     kept = values > cutoff * values[-1:]
-    return exact @ (vectors[:, kept] * values[kept].rsqrt())
+    whitening: Tensor = vectors[:, kept] * values[kept].rsqrt()
+    return exact @ whitening
 
 
 def _grown(gram: Tensor, images: Tensor, image: Tensor) -> Tensor:

@@ -216,9 +216,7 @@ def _merged_now(session: Session, site: Site, coordinates: _Coordinates) -> Tens
     return session.apply(site, coordinates[site.module])
 
 
-def _alignment(
-    space: str, rule: Rule, factored: bool
-) -> Callable[[Sequence[Update], float], Aligned]:
+def _alignment(space: str, rule: Rule, factored: bool) -> Callable[[Sequence[Update], float], Aligned]:
     """The space's alignment; or, of `factored` coordinates, one that gives the rule's merge from factors."""
     if space not in SPACES:
         raise unknown("space", space, SPACES)

@@ -127,7 +127,7 @@ class Deferred(Dense):
         return f"Deferred(shape={self._shape})"
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The matrix dW [O, I], computed now."""
         return self._make()
 

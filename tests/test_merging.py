@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import PeftModel
 from safetensors.torch import load_file
 
 import knots
@@ -14,7 +15,9 @@ from knots import METHODS, Adapter, Dense, KnotsError, LowRank
 from knots.randomness import named_generator
 from knots.rules import RULES
 from knots.spaces import SPACES
+from knots.updates import Deferred
 from tests import reference
+from tests.adapters.conftest import adapt, build, peft_deltas
 from tests.random_adapters import random_adapters, relative_distance, relative_error
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -227,6 +230,55 @@ def test_heads_travel_with_the_merge_under_their_tasks_names():
     )  # fmt: skip
     assert set(merged.heads) == {"task_0.weight", "task_1.weight", "task_1.bias"}
     assert merged.base == "b"
+
+
+def test_classifiers_merge_into_a_folder_that_peft_loads(tmp_path):
+    """Llamas as PEFT saves them for `SEQ_CLS`: each with a head, trained in full, in the adapter's file."""
+    tasks = ("snli", "mnli", "sick")
+    models = [adapt("llama", seed, r=2, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+                    task_type="SEQ_CLS") for seed in range(len(tasks))]  # fmt: skip
+    for task, model in zip(tasks, models, strict=True):
+        model.save_pretrained(tmp_path / task)
+        config = json.loads((tmp_path / task / "adapter_config.json").read_text())
+        assert config["modules_to_save"] == ["classifier", "score"]
+    merged = knots.merge(
+        [knots.load_adapter(tmp_path / t) for t in tasks], **METHODS["knots_ties"], scale=0.5
+    )
+    assert knots.save_adapter(merged, tmp_path / "merged") == 0
+    heads = load_file(tmp_path / "merged" / "heads.safetensors")
+    assert list(heads) == sorted(f"{task}.weight" for task in tasks)
+    for task, model in zip(tasks, models, strict=True):
+        assert torch.equal(heads[f"{task}.weight"], model.model.score.modules_to_save["default"].weight)
+    found = peft_deltas(PeftModel.from_pretrained(build("llama"), tmp_path / "merged"))
+    assert relative_distance(found, {m: u.dense() for m, u in merged.updates.items()}) < 1e-5
+
+
+DEFERRED = {
+    "ties": {"density": 0.4},
+    "dare_ties": {"density": 0.7, "drop": 0.3, "seed": 5},
+    "dare_task_arithmetic": {"drop": 0.3, "seed": 5, "dare_rng": "reference"},
+}
+
+
+@pytest.mark.parametrize("name", DEFERRED)
+@pytest.mark.parametrize("trim", ["model", "module"])
+def test_dense_merges_of_low_rank_adapters_are_computed_when_they_are_read(name, trim, tmp_path):
+    adapters = random_adapters(0)
+    options = {**METHODS[name], **DEFERRED[name], "scale": 0.5, "trim": trim, "weights": [1, 2, 1]}
+    merged = knots.merge(adapters, **options)
+    full = [replace(a, updates={m: Dense(u.dense()) for m, u in a.updates.items()}) for a in adapters]
+    at_once = knots.merge(full, **options)
+    for module, update in merged.updates.items():
+        assert isinstance(update, Deferred)
+        assert not isinstance(at_once.updates[module], Deferred)
+        assert torch.equal(update.dense(), at_once.updates[module].dense())
+        assert torch.equal(update.dense(), update.dense())
+    knots.save_adapter(merged, tmp_path / "whole")
+    assert relative_error(knots.load_adapter(tmp_path / "whole"), at_once) == 0
+    cost = knots.save_adapter(merged, tmp_path / "short", max_rank=2)
+    assert cost == pytest.approx(relative_error(knots.load_adapter(tmp_path / "short"), at_once), rel=1e-4)
+    again = knots.merge([merged, *adapters], space="full", rule="sum", scale=1.0)
+    assert again.updates["layers.0.q_proj"].shape == (12, 10)
 
 
 def nothing(_):

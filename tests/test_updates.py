@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knots import Dense, KnotsError, LowRank
-from knots.updates import factor, update_svd
+from knots.updates import Deferred, factor, update_svd
 from tests.random_adapters import random_update
 
 SIDES = st.integers(1, 9)
@@ -46,3 +46,25 @@ def test_svd_of_an_update_rebuilds_it(out_features, in_features, rank, seed):
     assert bool((s.diff() <= 0).all())
     torch.testing.assert_close((u * s) @ vt, update.dense(torch.float64))
     torch.testing.assert_close(u.T @ u, torch.eye(len(s), dtype=torch.float64))
+
+
+def test_a_deferred_update_is_a_dense_one_that_is_computed_when_it_is_read(generator):
+    weight, reads = torch.randn(4, 6, generator=generator), []
+
+    def make():
+        reads.append(None)
+        return weight
+
+    update = Deferred((4, 6), make)
+    twice = update.scaled(2).to("cpu")
+    assert (twice.shape, twice.rank, "4, 6" in repr(twice)) == ((4, 6), 4, True)
+    assert not reads
+    assert torch.equal(twice.dense(torch.float64), 2 * weight.double())
+    held = twice.held()
+    assert len(reads) == 2
+    assert torch.equal(held.weight, held.dense())
+    assert held.held() is held
+    assert len(reads) == 2
+    for function in (factor, update_svd):
+        function(update)
+    assert len(reads) == 4

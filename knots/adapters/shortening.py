@@ -13,7 +13,6 @@ from knots.linalg import leading_basis
 from knots.randomness import named_generator
 from knots.updates import Dense, LowRank, Update, update_svd
 
-
 KRYLOV_SIDE = 2048
 """From this side on a few leading triples take less time by themselves: 15 s -> 3 s at 4096 on two cores."""
 

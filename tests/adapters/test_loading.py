@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from knots.adapters import load_adapter
+from knots.adapters import is_zero_update, load_adapter
 from knots.errors import KnotsError
 from tests.adapters.conftest import adapt, pair, peft_deltas, write_adapter
 
@@ -306,3 +306,32 @@ def test_config_of_an_old_peft(tmp_path: Path, generator: torch.Generator) -> No
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     assert list(load_adapter(folder).updates) == ["q"]
+
+
+@pytest.mark.parametrize("zeros", ["lora_A", "lora_B", ""])
+@pytest.mark.parametrize("weights", ["adapter_model.bin", "adapter_model.safetensors"])
+def test_an_adapter_that_changes_nothing_can_be_told(
+    tmp_path: Path, generator: torch.Generator, zeros: str, weights: str
+) -> None:
+    """As the one that carries the base's head and the shared initialization."""
+    tensors = pair("model.layers.0.q_proj", generator) | pair("model.layers.1.q_proj", generator)
+    tensors = {key: t.zero_() if zeros and zeros in key else t for key, t in tensors.items()}
+    head = {"base_model.model.score.weight": torch.ones(3, 4)}
+    folder = write_adapter(tmp_path / "pretrained", tensors | head, weights, task_type="SEQ_CLS")
+    assert is_zero_update(folder) == bool(zeros)
+    if zeros:
+        with pytest.raises(KnotsError, match="'pretrained' is a zero update"):
+            load_adapter(folder)
+
+
+def test_one_module_that_changes_is_enough(tmp_path: Path, generator: torch.Generator) -> None:
+    still = {key: torch.zeros_like(t) for key, t in pair("a.q", generator).items()}
+    assert not is_zero_update(write_adapter(tmp_path / "t", still | pair("b.q", generator)))
+
+
+def test_what_is_no_adapter_is_no_zero_update_either(tmp_path: Path, generator: torch.Generator) -> None:
+    with pytest.raises(KnotsError, match="no such folder"):
+        is_zero_update(tmp_path / "absent")
+    nan = {key: t * float("nan") for key, t in pair("a.q", generator).items()}
+    with pytest.raises(KnotsError, match="NaN"):
+        is_zero_update(write_adapter(tmp_path / "t", nan))

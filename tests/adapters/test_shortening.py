@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from knots.adapters.shortening import full_rank_square, shorten
-from knots.updates import Dense, LowRank
+from knots.adapters import shortening
+from knots.adapters.shortening import full_rank_square, shorten, shorten_all
+from knots.updates import Deferred, Dense, LowRank
 
 
 def random(rows: int, columns: int, rank: int, seed: int) -> LowRank:
@@ -101,3 +102,54 @@ def test_the_cheap_test_agrees_with_singular_values() -> None:
 def test_a_rank_above_the_sides_is_never_called_full() -> None:
     assert full_rank_square(random(3, 4, 5, seed=0)) is None
     assert not math.isnan(shorten(random(3, 4, 5, seed=0), None).total)
+
+
+@pytest.mark.parametrize("shape", [(640, 640), (640, 700), (700, 640)])
+@pytest.mark.parametrize("kind", ["tail", "noise", "rank 7"])
+def test_large_matrices_are_shortened_as_small_ones(
+    shape: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a few leading triples where they suffice, as in the first and last kind; by all of them in noise."""
+    strong = random(*shape, 7, seed=0).dense()
+    tail = random(*shape, 640 if kind == "noise" else 30, seed=1).dense()
+    update = Dense({"tail": strong + 0.2 * tail, "noise": tail, "rank 7": strong}[kind])
+    plain = shorten(update, 10)
+    found: list[bool] = []
+    leading = shortening.leading_basis
+
+    def watched(*arguments, **options):
+        found.append((basis := leading(*arguments, **options)) is not None)
+        return basis
+
+    monkeypatch.setattr(shortening, "KRYLOV_SIDE", 600)
+    monkeypatch.setattr(shortening, "leading_basis", watched)
+    short = shorten(update, 10)
+    assert found == [kind != "noise"]
+    assert short.update.rank == plain.update.rank == (7 if kind == "rank 7" else 10)
+    assert short.total == pytest.approx(plain.total, rel=1e-9)
+    assert short.cut == pytest.approx(plain.cut, rel=2e-6, abs=1e-10 * plain.total)
+    lost = (update.dense(torch.float64) - short.update.dense(torch.float64)).square().sum()
+    assert short.cut == pytest.approx(float(lost), rel=1e-4, abs=1e-10 * plain.total)
+    assert torch.equal(short.update.dense(), shorten(update, 10).update.dense())
+
+
+@pytest.mark.parametrize("max_rank", [None, 2])
+def test_updates_that_are_computed_when_read_are_held_one_at_a_time(max_rank: int | None) -> None:
+    reads: list[str] = []
+    checked: list[str] = []
+
+    def deferred(name: str, weight: torch.Tensor) -> Deferred:
+        return Deferred(weight.shape, lambda: reads.append(name) or weight)
+
+    updates = {
+        "a": deferred("a", random(6, 5, 3, seed=0).dense()),
+        "b": deferred("b", torch.zeros(4, 3)),
+        "c": random(4, 3, 2, seed=1),
+    }
+    short, cost = shorten_all(updates, max_rank, check=lambda name, _: checked.append(name))
+    assert reads == ["a", "b"]
+    assert checked == ["a", "b", "c"]
+    assert (short["a"] is updates["a"]) == (max_rank is None)
+    assert short["b"].rank == 0
+    assert short["c"] is updates["c"]
+    assert (cost > 0) == (max_rank is not None)
