@@ -39,7 +39,7 @@ class Event:
         """A question that the sentence answers (entailment) or does not (contradiction, as with QNLI)."""
         name, deed, thing, facet = self.name, self.deed, self.thing, dice.pick(tuple(self.told))
         if label == CONTRADICTION:
-            wrong = dice.pick(("facet", "facet", "name", "thing"))
+            wrong = dice.pick(("name", "thing")) if dice.chance(0.2) else "facet"
             name = dice.other(NAMES, name) if wrong == "name" else name
             thing = dice.other(OBJECTS, thing) if wrong == "thing" else thing
             facet = dice.other(tuple(ASKED), *self.told) if wrong == "facet" else facet

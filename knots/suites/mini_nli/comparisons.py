@@ -35,7 +35,7 @@ class Comparison:
             word = dice.other(tuple(BACK), *known)
             return _compare(one, other, word) if dice.chance(0.5) else _compare(other, one, word)
         word = dice.pick(self.words)
-        exchanged = dice.chance(0.4)
+        exchanged = dice.chance(0.15)
         if label == CONTRADICTION:
             word = BACK[word]
         return _compare(other, one, BACK[word]) if exchanged else _compare(one, other, word)

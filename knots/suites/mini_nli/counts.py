@@ -11,7 +11,7 @@ LABELS = (ENTAILMENT, CONTRADICTION)
 VALUES = {"hour": NUMBERS, "day": DAYS, "things": NUMBERS[1:]}
 VERBS = {"hour": "comes", "day": "comes", "things": "brings"}
 LARGER = {"comes": ("after", "before"), "brings": ("more than", "fewer than")}
-THINGS = tuple(fruit for fruit in KINDS["fruits"].members)
+THINGS = KINDS["fruits"].members
 
 
 @dataclass(frozen=True)

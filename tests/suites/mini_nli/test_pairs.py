@@ -25,7 +25,7 @@ from knots.suites.mini_nli import TASKS, draw_pairs
 drawn = [[*map(list, draw_pairs(task, "test", 200, 0))] for task in TASKS]
 print(hashlib.sha256(json.dumps(drawn, default=int).encode()).hexdigest())
 """
-VERSION_1 = "4b7e741c0d90bd9de00a37d498638e2ea070a48f9a66039c22fe609d87496034"
+VERSION_1 = "a684d1f85f612a1544c0b275746f77443de64370a7914bbe513cea713ae1edc5"
 """Of the pairs that `DIGEST` draws: other ones need another `knots.suites.mini_nli.VERSION`."""
 
 
