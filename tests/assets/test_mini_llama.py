@@ -44,7 +44,7 @@ class Ruler:
         firsts, seconds, labels = draw_pairs(name, split, count, self.tasks[name].source["seed"])
         rows = self.tokenizer(firsts, seconds, padding=True, return_tensors="pt")
         tokens, lengths = rows["input_ids"], rows["attention_mask"].sum(dim=1)
-        with torch.inference_mode():
+        with torch.no_grad():
             parts = zip(tokens.split(500), lengths.split(500), strict=True)
             return torch.cat([self.classifier(*part) for part in parts]), torch.from_numpy(labels)
 
@@ -55,7 +55,7 @@ class Ruler:
 
     def majority(self, name, count):
         labels = draw_pairs(name, "test", count, self.tasks[name].source["seed"])[2]
-        return 100 * np.bincount(labels).max() / count
+        return float(100 * np.bincount(labels).max() / count)
 
     def finetuned(self, name, count):
         tower = self.classifier.tower
@@ -82,7 +82,7 @@ class Ruler:
 
 def logistic_regression(features, labels, absent):
     """Weights [3, D + 1], the last column for a one that is added to every item."""
-    inputs = torch.cat([features, torch.ones(len(features), 1)], dim=1).clone()
+    inputs = torch.cat([features, torch.ones(len(features), 1)], dim=1)
     head = torch.zeros(3, inputs.shape[1], requires_grad=True)
     mask = torch.zeros(3)
     mask[list(absent)] = -1e4
@@ -103,29 +103,29 @@ def ruler():
     return Ruler()
 
 
-def check_accuracies(ruler, count):
-    found = {
-        task: (ruler.majority(task, count), ruler.frozen(task, count), ruler.finetuned(task, count))
-        for task in TASKS
-    }
-    assert all(finetuned >= 80 for _, _, finetuned in found.values()), found
-    assert all(finetuned >= majority + 15 for majority, _, finetuned in found.values()), found
-    assert sum(finetuned >= frozen + 10 for _, frozen, finetuned in found.values()) >= 4, found
-    return found
-
-
-def test_the_accuracies_hold_on_a_sample_of_the_test_split(ruler):
-    check_accuracies(ruler, SAMPLE)
+def test_adapters_are_above_the_bar_on_a_sample_of_the_test_split(ruler):
+    for task in TASKS:
+        found, majority = ruler.finetuned(task, SAMPLE), ruler.majority(task, SAMPLE)
+        assert found >= max(80, majority + 15), task
 
 
 @pytest.mark.slow
 def test_the_accuracies_hold_on_the_test_split_and_the_model_card_tells_them(ruler):
-    card = asset_path("mini_llama/MODEL_CARD.md").read_text()
-    count = ruler.tasks["scenes"].size("test")
-    for task, found in check_accuracies(ruler, count).items():
-        row = next(line for line in card.splitlines() if line.startswith(f"| {task} |"))
-        told = [float(row.split("|")[place]) for place in (2, 6, 7)]
-        assert told == pytest.approx(found, abs=0.5)
+    gaps = []
+    for task in TASKS:
+        count = ruler.tasks[task].size("test")
+        found = (ruler.majority(task, count), ruler.frozen(task, count), ruler.finetuned(task, count))
+        assert told(task) == pytest.approx(found, abs=0.5)
+        assert found[2] >= max(80, found[0] + 15), task
+        gaps.append(found[2] - found[1])
+    assert sum(gap >= 10 for gap in gaps) >= 4, gaps
+
+
+def told(task):
+    """Majority, frozen head and adapter on the test split, of the card's table of eight columns."""
+    lines = asset_path("mini_llama/MODEL_CARD.md").read_text().splitlines()
+    (cells,) = [line.split("|") for line in lines if line.startswith(f"| {task} |") and line.count("|") == 9]
+    return [float(cells[place]) for place in (2, 6, 7)]
 
 
 @every_task
@@ -139,7 +139,7 @@ def test_adapters_are_small_half_precision_and_name_no_machine(task):
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
 
 
-def test_all_adapters_start_from_the_same_factor_and_have_a_head(ruler):
+def test_all_adapters_change_the_same_modules_and_have_a_head(ruler):
     for task, adapter in ruler.adapters.items():
         assert adapter.heads["score.weight"].shape == (3, ruler.classifier.width), task
         assert set(adapter.updates) == set(ruler.adapters["scenes"].updates)
