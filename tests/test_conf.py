@@ -91,6 +91,7 @@ def test_the_published_seed_counts_unless_the_user_names_one():
         ("vit_b_32", "vision8", "stanford_cars"),
         ("vit_l_14", "vision8", "stanford_cars"),
         ("vit_b_32_full", "vision8", "stanford_cars"),  # a variant of a model inherits the suite
+        ("mini_llama", "mini_nli6", "scenes"),
         ("llama3_8b", "nli6", "snli"),
         ("llama3_2_1b", "nli6", "snli"),
     ],

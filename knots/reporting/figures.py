@@ -51,10 +51,10 @@ def result_figure(comparison: Comparison) -> Figure:
         axis.set_title(title, fontsize=10, loc="left")
     if is_language(comparison.metrics):
         _majority_lines(axes[0], comparison)
-    axes[0].set_ylabel("accuracy or hits (%)")
+    axes[0].set_ylabel("accuracy or hits (%)" if len(panels) > 1 else "accuracy (%)")
     axes[0].set_ylim(0, 100)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(comparison.title, x=0.01, ha="left", fontsize=12)
     return figure
 

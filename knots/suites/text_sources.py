@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from knots.suites import mini_nli
 from knots.suites.pairs import open_pairs, pairs_identity
 from knots.suites.tasks import TextTask
 from knots.suites.texts import TextItems
@@ -68,19 +68,14 @@ def written(
     return TextSource(open_, identity, options)
 
 
-def _mini_nli() -> Any:
-    """The generator of small tasks on sentences, loaded where it is used."""
-    return import_module("knots.suites.mini_nli")
-
-
 def _write_mini_nli(task: TextTask, split: str) -> Pairs:
     seed = int(task.source.get("seed", 0))
-    pairs: Pairs = _mini_nli().draw_pairs(task.name, split, task.size(split), seed)
+    pairs: Pairs = mini_nli.draw_pairs(task.name, split, task.size(split), seed)
     return pairs
 
 
 TEXT_SOURCES: Mapping[str, TextSource] = {
-    "mini_nli": written(_write_mini_nli, lambda: int(_mini_nli().VERSION), ("seed",)),
+    "mini_nli": written(_write_mini_nli, lambda: mini_nli.VERSION, ("seed",)),
     "pairs": TextSource(
         open_pairs,
         pairs_identity,
