@@ -1,12 +1,14 @@
 """Pairs of sentences scored in batches by length, against the reference's batches of two padded pairs.
 
-    uv run benchmarks/language.py                              a small and a wide Llama with random weights
+    uv run benchmarks/language.py                     the miniature on its own sentences; a wider Llama
     uv run benchmarks/language.py shapes=[llama3_8b] device=cuda dtype=bfloat16 pairs=4000
 
-Pairs have 10 to 30 tokens. Four ways to score the same pairs: `evaluate`, as runs call it; the reference's
-loop (batches of two in the order of the data, padded, with a mask, through transformers' own classifier); one
-pair at a time; and a plain forward pass of the backbone over full rectangles of as many tokens, without
-heads or data, which is what the hardware allows. Ways take turns: ratios are of one time on one machine.
+The miniature is scored on the six tasks of `mini_nli6`, whose pairs have at most 20 tokens; other shapes have
+random weights and random pairs of 10 to 30 tokens. Four ways to score the same pairs: `evaluate`, as runs
+call it; the reference's loop (batches of two in the order of the data, padded, with a mask, through the
+classifier of transformers as it comes); one pair at a time; and a plain forward pass of the backbone over
+rectangles of as many tokens, without heads or data, which is what the hardware allows. Ways take turns, so that
+ratios are of one time on one machine.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +32,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from knots.evaluation import ZeroShot, evaluate
+from knots.evaluation.texts import BUDGET, OTHER_BUDGET
 from knots.models.bases import Base
-from knots.models.classifier import Classifier
+from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
 from knots.provenance import describe_machine
 from knots.suites.data import load_split
+from knots.suites.mini_nli import TASKS
 from knots.suites.tasks import Suite, TextTask
 from knots.suites.texts import TextArrays, TextReading
 
 RESULTS = Path(__file__).with_name("results")
 DEFAULTS = {
-    "shapes": ["small", "wide"],
-    "pairs": 300,
-    "tokens": 16384,
+    "shapes": ["mini_llama", "wide"],
+    "pairs": 3000,
+    "tokens": None,
     "device": "cpu",
     "dtype": "float32",
     "repeats": 3,
@@ -52,8 +57,7 @@ PARTS = (
     *("num_attention_heads", "num_key_value_heads", "vocab_size"),
 )
 SHAPES = {
-    "small": dict(zip(PARTS, (128, 384, 4, 4, 2, 512), strict=True)),
-    "wide": dict(zip(PARTS, (512, 1408, 2, 8, 2, 512), strict=True)),
+    "wide": dict(zip(PARTS, (256, 704, 4, 8, 2, 512), strict=True)),
     "llama3_8b": dict(zip(PARTS, (4096, 14336, 32, 32, 8, 128256), strict=True)),
 }
 SHORTEST, LONGEST = 10, 30
@@ -105,18 +109,47 @@ def write_pairs(folder: Path, count: int) -> TextTask:
     return TextTask("random", CLASSES, {"test": count}, source, max_length=2 * LONGEST)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A model, the tasks that it is scored on, and how their sentences are read."""
+
+    model: Any
+    tasks: tuple[TextTask, ...]
+    reading: TextReading
+
+
+def stage(shape: str, folder: Path, cfg: DictConfig) -> Stage:
+    """The shipped miniature with its six tasks, or a random model with one."""
+    if shape != "mini_llama":
+        reading = TextReading(tokenizer(), {"tokenizer": "benchmark"})
+        return Stage(random_model(shape, cfg), (write_pairs(folder / "pairs", cfg.pairs),), reading)
+    dtype = getattr(torch, cfg.dtype)
+    classifier = load_classifier(ClassifierSpec("mini_llama", "asset:mini_llama/base"), dtype=dtype)
+    classifier.model.score = torch.nn.Linear(classifier.width, len(CLASSES), bias=False, dtype=dtype)
+    source = {"kind": "mini_nli", "seed": 0}
+    each = {"test": cfg.pairs // len(TASKS)}
+    tasks = tuple(TextTask(name, CLASSES, each, source, max_length=LONGEST) for name in TASKS)
+    return Stage(classifier.model.to(cfg.device), tasks, classifier_reading(classifier.base))
+
+
 class Bench:
-    """One model, the pairs, and the ways to score them; each returns predictions in the order of the data."""
+    """The ways to score the same pairs; each returns predictions in the order of the data."""
 
     def __init__(self, shape: str, folder: Path, cfg: DictConfig) -> None:
         self.cfg, self.folder = cfg, folder
-        self.model = random_model(shape, cfg)
+        self.stage = stage(shape, folder, cfg)
+        self.model = self.stage.model
         self.classifier = Classifier(self.model, Base(folder, {}), pad=0)
-        self.reading = TextReading(tokenizer(), {"tokenizer": "benchmark"})
-        self.task = write_pairs(folder / "pairs", cfg.pairs)
-        self.head = self.model.score.weight.float()
-        self.arrays = load_split(self.task, "test", folder / "cache", self.reading)
-        assert isinstance(self.arrays, TextArrays)
+        self.head = self.model.score.weight.detach().float()
+        splits = [load_split(t, "test", folder / "cache", self.stage.reading) for t in self.stage.tasks]
+        starts = np.cumsum([0] + [len(split.tokens) for split in splits])
+        self.arrays = TextArrays(
+            np.concatenate([split.tokens for split in splits]),
+            np.concatenate(
+                [split.starts[:-1] + at for split, at in zip(splits, starts, strict=False)] + [starts[-1:]]
+            ),
+            np.concatenate([split.labels for split in splits]),
+        )
         self.seconds = 0.0
 
     def by_length(self) -> list[int]:
@@ -125,7 +158,7 @@ class Bench:
         accelerator = "gpu" if self.cfg.device.startswith("cuda") else "cpu"
         result = evaluate(
             self.classifier,
-            Suite("random", "language", (self.task,)),
+            Suite("benchmark", "language", self.stage.tasks),
             ZeroShot(),
             mode="per_task",
             protocol="float32",
@@ -133,8 +166,8 @@ class Bench:
             cache_dir=self.folder / "cache",
             batch_size=self.cfg.tokens,
             trainer=L.Trainer(accelerator=accelerator, devices=1, enable_model_summary=False, **quiet),
-            heads=[self.head],
-            reading=self.reading,
+            heads=[self.head] * len(self.stage.tasks),
+            reading=self.stage.reading,
         )
         assert result.speed is not None
         self.seconds = result.speed.seconds
@@ -144,6 +177,7 @@ class Bench:
     def in_batches_of(self, size: int) -> list[int]:
         """Batches in the order of the data, padded, with a mask, through transformers' own classifier."""
         predictions = []
+        self.model.set_attn_implementation("sdpa")  # transformers' own choice
         for start in range(0, len(self.arrays), size):
             items = range(start, min(start + size, len(self.arrays)))
             tokens, lengths = self.arrays.padded(items, 0)
@@ -157,11 +191,13 @@ class Bench:
     @torch.inference_mode()
     def plain_forward(self) -> list[int]:
         """The backbone over rectangles without padding, as many tokens in all."""
+        self.classifier.suit(torch.device(self.cfg.device))
         mean = len(self.arrays.tokens) // len(self.arrays)
         left = len(self.arrays.tokens)
+        budget = self.cfg.tokens or (BUDGET["cpu"] if self.cfg.device == "cpu" else OTHER_BUDGET)
         while left > 0:
-            rows = max(1, min(self.cfg.tokens, left) // mean)
-            tokens = torch.randint(2, WORDS, (rows, mean), device=self.cfg.device)
+            rows = max(1, min(budget, left) // mean)
+            tokens = torch.randint(2, self.model.config.vocab_size, (rows, mean), device=self.cfg.device)
             self.model.base_model(input_ids=tokens, use_cache=False)
             left -= rows * mean
         return []

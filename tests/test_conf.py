@@ -73,7 +73,7 @@ def test_both_published_settings_of_the_language_benchmark_are_there():
 def test_precision_is_the_models_own_unless_it_is_chosen():
     chosen = {model: parse_merge(composed(f"model={model}")).scoring for model in ("vit_b_32", "llama3_8b")}
     assert [scoring.precision for scoring in chosen.values()] == ["32", "bf16"]
-    assert [scoring.batch_size for scoring in chosen.values()] == [256, 16384]
+    assert [scoring.batch_size for scoring in chosen.values()] == [256, None]
     assert chosen["llama3_8b"].mode == "per_task"
     assert parse_merge(composed("model=llama3_8b", "precision=32")).scoring.precision == "32"
 

@@ -52,6 +52,7 @@ class ImageEvaluation(SuiteEvaluation[Batch]):
 
     def cut(self, arrays: ImageArrays, task: int, copies: int, pinned: bool) -> ImageCut:
         """Batches of equally many pictures; fewer where copies of each go through the tower."""
+        assert self.settings.batch_size is not None
         return ImageCut(arrays, task, max(1, self.settings.batch_size // copies), pinned)
 
     def score(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:

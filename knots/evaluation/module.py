@@ -40,7 +40,8 @@ class Settings:
         protocol: float32 or reference.
         split: which split is scored.
         cache_dir: root of the data caches.
-        batch_size: images that go through the model at once; of sentences, tokens.
+        batch_size: images that go through the model at once; of sentences, tokens, where None is what suits
+            the device.
         reading: how items become what the model takes; None takes pictures as they are.
     """
 
@@ -48,7 +49,7 @@ class Settings:
     protocol: str
     split: str
     cache_dir: Path
-    batch_size: int
+    batch_size: int | None
     reading: Reading | TextReading | None = None
 
 

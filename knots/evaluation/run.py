@@ -36,7 +36,7 @@ def evaluate(
     protocol: str,
     split: str,
     cache_dir: str | Path,
-    batch_size: int,
+    batch_size: int | None,
     trainer: L.Trainer,
     heads: HeadsOrMaker | Sequence[Tensor] = None,
     reading: Reading | TextReading | None = None,
@@ -59,7 +59,7 @@ def evaluate(
         split: train, validation or test.
         cache_dir: root of the data caches.
         batch_size: images that go through the vision tower at once, counting an ensemble's copies; of
-            sentences the tokens, padding included.
+            sentences the tokens, padding included, where None is what suits the device.
         trainer: made by the caller, in precision 32; its devices and strategy are used.
         heads: class features, or what embeds them on a device; embedded from the suite's prompts if None.
             Of sentences, each task's own head [C, D], in the suite's order.
@@ -73,7 +73,9 @@ def evaluate(
         raise unknown("evaluation mode", mode, MODES)
     if protocol not in PROTOCOLS:
         raise unknown("evaluation protocol", protocol, PROTOCOLS)
-    if batch_size < 1:
+    if batch_size is None and suite.modality == "vision":
+        raise KnotsError("images need a batch size")
+    if batch_size is not None and batch_size < 1:
         raise KnotsError(f"the batch size must be at least 1, got {batch_size}")
     if trainer.precision != "32-true":
         raise KnotsError(

@@ -17,6 +17,11 @@ from knots.models.classifier import Classifier
 from knots.suites.tasks import Suite
 from knots.suites.texts import TextArrays
 
+BUDGET = {"cpu": 768}
+OTHER_BUDGET = 16384
+"""Tokens that go through the model at once where none are asked for: few enough for the caches of a CPU, many
+enough to fill a GPU (benchmarks/language.py)."""
+
 
 class TextEvaluation(SuiteEvaluation[TextBatch]):
     """Scores a decoder: the class that the task's head gives the largest logit, absent ones aside."""
@@ -44,12 +49,14 @@ class TextEvaluation(SuiteEvaluation[TextBatch]):
     def prepare_heads(self, device: torch.device) -> None:
         """Put the heads beside the model."""
         self.heads = [head.to(device) for head in self.heads]
+        self.model.suit(device)
+        self._budget = self.settings.batch_size or BUDGET.get(device.type, OTHER_BUDGET)
         self._tokens = 0
 
     def cut(self, arrays: TextArrays, task: int, copies: int, pinned: bool) -> TextCut:
         """Batches by length, within the budget of tokens."""
         self._tokens += int(arrays.lengths.sum())
-        return TextCut(arrays, task, self.settings.batch_size // copies, self.model.pad, pinned=pinned)
+        return TextCut(arrays, task, self._budget // copies, self.model.pad, pinned=pinned)
 
     def score(self, batch: TextBatch) -> tuple[Tensor, None]:
         """Logits [B, C_t] in float32; an absent class has the least number there is."""

@@ -124,7 +124,8 @@ class Bench:
         splits = [
             load_split(task, wanted.split, plan.cache_dir, self.reading, sample) for task in plan.suite.tasks
         ]
-        batch = min(plan.scoring.batch_size, CALIBRATION_BATCH[plan.suite.modality])
+        most = CALIBRATION_BATCH[plan.suite.modality]
+        batch = min(plan.scoring.batch_size or most, most)
         if rule == "regmean":
             grams = collect_grams(self.model, self.adapters, splits, batch_size=batch, device=device)
             return {"grams": grams}

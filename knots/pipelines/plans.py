@@ -118,7 +118,8 @@ class EvalPlan:
         split: which split is scored.
         normalize_by: "measured" or "published" fine-tuned accuracies.
         precision: of the base model, "32", "bf16" or "16".
-        batch_size: images that go through the model at once; of sentences, tokens.
+        batch_size: images that go through the model at once; of sentences, tokens, where None is what suits
+            the device.
     """
 
     mode: str
@@ -126,7 +127,7 @@ class EvalPlan:
     split: str
     normalize_by: str
     precision: str
-    batch_size: int
+    batch_size: int | None
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ def _parse_scoring(config: Mapping[str, Any], model: ModelPlan, suite: Suite) ->
         precision=model.precision
         if precision == AUTO
         else choice("precision", precision, (AUTO, *PRECISIONS)),
-        batch_size=whole(batch, config[batch]),
+        batch_size=None if config[batch] is None else whole(batch, config[batch]),
     )
 
 

@@ -78,9 +78,8 @@ class TextArrays:
         """
         numbers = np.asarray(items, dtype=np.int64)
         lengths = self.lengths[numbers]
-        width = int(lengths.max(initial=0))
-        rows = np.full((len(numbers), width), pad, dtype=np.int64)
-        for row, item in zip(rows, numbers, strict=True):
-            own = self.tokens[self.starts[item] : self.starts[item + 1]]
-            row[: len(own)] = own
+        columns = np.arange(lengths.max(initial=0))
+        # Beyond an item's end any token will do: it is replaced.
+        places = np.minimum(self.starts[numbers, None] + columns, len(self.tokens) - 1)
+        rows = np.where(columns < lengths[:, None], self.tokens[places], pad).astype(np.int64)
         return torch.from_numpy(rows), torch.from_numpy(lengths)
