@@ -61,7 +61,7 @@ class TextEvaluation(SuiteEvaluation[TextBatch]):
     def score(self, batch: TextBatch) -> tuple[Tensor, None]:
         """Logits [B, C_t] in float32; an absent class has the least number there is."""
         with exact_float32(self.device):
-            features = self.model(batch.tokens, batch.lengths).float()
+            features = self.model(batch.tokens, batch.lengths, lean=True).float()
             logits = features @ self.heads[batch.task].T
         absent = self.suite.text_tasks[batch.task].absent
         # Not minus infinity: logits that are not finite are no scores.

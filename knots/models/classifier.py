@@ -90,7 +90,7 @@ class Classifier(nn.Module):
         """Choose how attention is computed: on a CPU plainly, which is faster there for short texts."""
         self.model.set_attn_implementation("eager" if device.type == "cpu" else self._attention)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor, *, lean: bool = False) -> Tensor:
         """What a head reads: the hidden state of each item's last token, after the final norm.
 
         No mask is needed: a token of a decoder sees only those before it, and padding stands behind.
@@ -98,14 +98,51 @@ class Classifier(nn.Module):
         Args:
             tokens: int64 [B, L], padded on the right.
             lengths: int64 [B].
+            lean: leave out what no head reads, the feed-forward of the last layer for all other tokens. Not
+                for those who look at the inputs of modules.
 
         Returns:
             [B, D] in the precision of the weights.
         """
         if len(tokens) == 0:
             return torch.zeros(0, self.width, dtype=self.dtype, device=tokens.device)
-        hidden: Tensor = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        return hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        rows, last = torch.arange(len(tokens), device=tokens.device), lengths - 1
+        with _only(rows, last, tokens.shape[1], self._last_feed_forward() if lean else None):
+            hidden: Tensor = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        return hidden[rows, last]
+
+    def _last_feed_forward(self) -> nn.Module | None:
+        """The feed-forward of the last layer, where it is one as in Llama."""
+        layers = getattr(self.model.base_model, "layers", None)
+        found = getattr(layers[-1], "mlp", None) if layers else None
+        plain = isinstance(found, nn.Module) and isinstance(getattr(found, "down_proj", None), nn.Linear)
+        return found if plain else None
+
+
+@contextmanager
+def _only(rows: Tensor, last: Tensor, width: int, feed_forward: nn.Module | None) -> Iterator[None]:
+    """Let a module see one token of each row [B, L, D] and give the others zeros."""
+    if feed_forward is None:
+        yield
+        return
+
+    def take(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return inputs[0][rows, last].unsqueeze(1), *inputs[1:]
+
+    def spread(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        whole = output.new_zeros(len(rows), width, output.shape[-1])
+        whole[rows, last] = output[:, 0]
+        return whole
+
+    handles = [
+        feed_forward.register_forward_pre_hook(take),
+        feed_forward.register_forward_hook(spread),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def classifier_reading(base: Base) -> TextReading:

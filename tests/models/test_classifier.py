@@ -19,10 +19,10 @@ from transformers import (
 
 from knots.adapters import Adapter, load_adapter
 from knots.errors import KnotsError
-from knots.models.attach import attach
+from knots.models.attach import attach, beside
 from knots.models.classifier import Classifier, ClassifierSpec, _pad, classifier_reading, load_classifier
 from knots.updates import LowRank
-from tests.language import MODULES, SPECIAL, WIDTH, tiny_llama, tiny_text_adapter, tiny_text_arrays
+from tests.language import LAYERS, MODULES, SPECIAL, WIDTH, tiny_llama, tiny_text_adapter, tiny_text_arrays
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,28 @@ def test_padding_changes_nothing(pad: int, classifier: Classifier):
         together = classifier(*arrays.padded(range(12), pad))
         alone = torch.cat([classifier(*arrays.padded([item], pad)) for item in range(12)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_no_head_reads_may_be_left_out(adapted: bool, classifier: Classifier):
+    tokens, lengths = tiny_text_arrays(12, seed=1).padded(range(12), 0)
+    name = f"model.layers.{LAYERS - 1}.mlp.down_proj"
+    shape = classifier.tower.get_submodule(name).weight.shape
+    generator = torch.Generator().manual_seed(0)
+    update = LowRank(
+        torch.randn(shape[0], 2, generator=generator), torch.randn(2, shape[1], generator=generator)
+    )
+    rows: list[int] = []
+    watch = classifier.tower.get_submodule(name).register_forward_hook(
+        lambda _, x, __: rows.append(x[0].shape[1])
+    )
+    adapter = Adapter("feed-forward", {name: update} if adapted else {})
+    with torch.no_grad(), beside(classifier.tower, [adapter]):
+        whole, lean = classifier(tokens, lengths), classifier(tokens, lengths, lean=True)
+    watch.remove()
+    torch.testing.assert_close(lean, whole, rtol=1e-5, atol=1e-5)
+    assert rows == [tokens.shape[1], 1]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
 
 
 def test_no_items_have_no_features(classifier: Classifier):
