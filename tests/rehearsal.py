@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -98,25 +98,37 @@ def write_parquet(path: Path, n: int, classes: int, seed: int) -> None:
 def serve_adapters(hub: Hub, folder: Path, model: str, width: int, layers: int, rank: int = 16) -> None:
     """The eight adapters as the hub has them: pickled, null base, keys without a prefix."""
     for seed, task in enumerate(TASKS):
-        place = folder / task
-        place.mkdir(parents=True)
-        torch.save(adapter_tensors(seed, width, layers, rank), place / "adapter_model.bin")
-        config = {
-            "base_model_name_or_path": None,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "lora_alpha": rank,
-            "lora_dropout": 0.1,
-            "modules_to_save": None,
-            "peft_type": "LORA",
-            "r": rank,
-            "target_modules": list(PROJECTIONS),
-            "task_type": None,
-        }
-        (place / "adapter_config.json").write_text(json.dumps(config))
+        place = pickled_adapter(folder / task, adapter_tensors(seed, width, layers, rank), rank, PROJECTIONS)
         hub.models[PATTERN[model].format(task)] = files_of(place)
+
+
+def pickled_adapter(
+    place: Path,
+    tensors: Mapping[str, Tensor],
+    rank: int,
+    projections: Sequence[str],
+    base: str | None = None,
+    task_type: str | None = None,
+) -> Path:
+    """An adapter as old versions of PEFT wrote it, in a new folder."""
+    place.mkdir(parents=True)
+    torch.save(dict(tensors), place / "adapter_model.bin")
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.1,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": list(projections),
+        "task_type": task_type,
+    }
+    (place / "adapter_config.json").write_text(json.dumps(config))
+    return place
 
 
 def adapter_tensors(seed: int, width: int, layers: int, rank: int, prefix: str = "") -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ The base is random, so accuracies mean nothing; what is rehearsed is everything 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from tests.hub import Hub, files_of
 from tests.language import CLASSES
+from tests.rehearsal import pickled_adapter
 from tests.suites.nli6 import TASKS
 
 BASE = "meta-llama/Meta-Llama-3-8B"
@@ -23,27 +23,10 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 def serve_adapters(hub: Hub, folder: Path, width: int, kv_width: int, layers: int, rank: int = 16) -> None:
     """The six adapters as the hub has them, pickled and with their heads, and the one that is the base."""
     for seed, task in enumerate((*TASKS, "pretrained_model")):
-        place = folder / task
-        place.mkdir(parents=True)
         tensors = adapter_tensors(seed, width, kv_width, layers, rank)
         if task == "pretrained_model":
             tensors = {k: torch.zeros_like(t) if "lora_B" in k else t for k, t in tensors.items()}
-        torch.save(tensors, place / "adapter_model.bin")
-        config = {
-            "base_model_name_or_path": BASE,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "lora_alpha": rank,
-            "lora_dropout": 0.1,
-            "modules_to_save": None,
-            "peft_type": "LORA",
-            "r": rank,
-            "target_modules": list(PROJECTIONS),
-            "task_type": "SEQ_CLS",
-        }
-        (place / "adapter_config.json").write_text(json.dumps(config))
+        place = pickled_adapter(folder / task, tensors, rank, PROJECTIONS, BASE, "SEQ_CLS")
         hub.models[PATTERN.format(task)] = files_of(place)
 
 

@@ -5,7 +5,6 @@ The base is tiny here; `test_wide_llama.py` rehearses the true width.
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -14,14 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.experiments.conftest import Finished
+from tests.experiments.rehearsing import Command, check_fault, metrics
 from tests.hub import Hub, files_of
 from tests.language import LAYERS, WIDTH, tiny_llama
 from tests.rehearsal_nli import BASE, PATTERN, adapter_tensors, serve_adapters
 from tests.suites.nli6 import SIZES, TASKS, rows_of, serve_nli6, size_overrides
 from tests.suites.sentences import write_rows
-
-Command = Callable[..., Finished]
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +52,6 @@ def arguments(tmp_path: Path) -> list[str]:
         "trainer=cpu",
         *size_overrides(),
     ]
-
-
-def metrics(tmp_path: Path, method: str) -> dict:
-    for path in (tmp_path / "outputs" / "merge").glob("[!.]*/metrics.json"):
-        found = json.loads(path.read_text())
-        if found["merge"]["method"] == method:
-            return {**found, "folder": path.parent}
-    raise AssertionError(f"no run of {method}")
 
 
 def test_everything_comes_from_the_hub_and_then_from_the_cache(
@@ -217,30 +206,8 @@ def test_a_fault_of_the_hub_is_one_message_and_what_is_done_is_kept(
     words: list[str],
 ):
     repo = {"dataset": "SetFit/qnli", "adapter": PATTERN.format("qnli"), "base": BASE}[what]
-    hub.faults[repo] = fault
-    if fault == "bad_token":
-        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-        hub.token, hub.gated = "hf_right", {repo}
-        del hub.faults[repo]
-    shown = command("merge", [*arguments, "merge=finetuned", "tasks=[qnli,scitail]"])
-    assert shown.code == 2
-    assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 1
-    assert "Traceback" not in shown.err + shown.out
-    for word in words:
-        assert word in shown.err, shown.err
-    root = tmp_path / "outputs" / "merge"
-    assert not root.exists() or list(root.iterdir()) == []
-    # When the hub is itself again, only what is missing is fetched.
-    hub.faults.clear()
-    hub.gated.clear()
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    hub.token = None
-    before = [name for name in hub.downloads if not name.startswith(repo)]
-    hub.downloads.clear()
-    done = command("merge", [*arguments, "merge=finetuned", "tasks=[qnli,scitail]"])
-    assert done.code == 0, done.err
-    assert not set(hub.downloads) & set(before)
-    assert len(hub.downloads) == len(set(hub.downloads))
+    chosen = [*arguments, "merge=finetuned", "tasks=[qnli,scitail]"]
+    check_fault(hub, command, chosen, tmp_path, monkeypatch, (repo, fault, words))
 
 
 def test_without_a_network_from_the_start_the_way_out_is_named(

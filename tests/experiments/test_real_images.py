@@ -4,15 +4,11 @@ Data folders are given on the command line, in place of the ids of `vision8`. Wh
 learn from real pictures and that every step takes them; the numbers are those of a very small model.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from experiments._cli import CONF
+from tests.experiments.rehearsing import all_metrics, type_command
 from tests.rehearsal import task_config
 from tests.wider_base import widen
 
@@ -49,12 +45,7 @@ def run(place: Path, shared: Path):
     ]
 
     def run(script: str, *overrides: str) -> str:
-        command = [sys.executable, str(CONF.parent / "experiments" / script), *overrides, *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count()), "HF_HUB_OFFLINE": "1"}
-        options = {"cwd": place, "env": environment, "capture_output": True, "text": True, "timeout": 1200}
-        done = subprocess.run(command, check=False, **options)
-        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr[-3000:]
-        return done.stdout
+        return type_command(place, script, [*overrides, *arguments])
 
     return run
 
@@ -82,10 +73,7 @@ def test_adapters_are_trained_on_real_images_and_say_so(adapters: str, place: Pa
 
 def test_everything_is_measured_on_real_images(adapters: str, run, place: Path):
     run("merge.py", "-m", "merge=knots_ties,regmean,ensemble", adapters)
-    found = {}
-    for path in (place / "outputs" / "merge").glob("[!.]*/metrics.json"):
-        metrics = json.loads(path.read_text())
-        found[metrics["merge"]["method"]] = metrics
+    found = all_metrics(place)
     assert set(found) == {"zero_shot", "finetuned", "knots_ties", "regmean", "ensemble"}
     for metrics in found.values():
         assert metrics["joint"]["classes"] == 100

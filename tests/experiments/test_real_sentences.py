@@ -4,16 +4,12 @@ Data folders are given on the command line, in place of the ids of `nli6`. Most 
 miniature: what is shown is that every step takes real sentences; the numbers are those of a very small model.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from experiments._cli import CONF
+from tests.experiments.rehearsing import all_metrics, type_command
 from tests.wider_language import widen
 
 pytestmark = pytest.mark.slow
@@ -59,12 +55,7 @@ def run(place: Path, data: dict[str, Path]):
     ]
 
     def run(script: str, *overrides: str) -> str:
-        command = [sys.executable, str(CONF.parent / "experiments" / script), *overrides, *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count()), "HF_HUB_OFFLINE": "1"}
-        options = {"cwd": place, "env": environment, "capture_output": True, "text": True, "timeout": 1200}
-        done = subprocess.run(command, check=False, **options)
-        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr[-3000:]
-        return done.stdout
+        return type_command(place, script, [*overrides, *arguments])
 
     return run
 
@@ -92,10 +83,7 @@ def test_adapters_are_trained_on_real_sentences_and_say_so(adapters: str, place:
 
 def test_everything_is_measured_on_real_sentences(adapters: str, run, place: Path):
     run("merge.py", "-m", "merge=knots_ties,regmean,task_arithmetic", adapters)
-    found = {}
-    for path in (place / "outputs" / "merge").glob("[!.]*/metrics.json"):
-        metrics = json.loads(path.read_text())
-        found[metrics["merge"]["method"]] = metrics
+    found = all_metrics(place)
     assert set(found) == {"zero_shot", "finetuned", "knots_ties", "regmean", "task_arithmetic"}
     for metrics in found.values():
         assert {task: row["n"] for task, row in metrics["per_task"].items()} == {

@@ -5,7 +5,6 @@ The base is tiny here; `test_full_shape.py` rehearses the real shapes.
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -17,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from experiments._cli import CONF
-from tests.experiments.conftest import Finished
+from tests.experiments.rehearsing import Command, check_fault, metrics
 from tests.hub import Hub, files_of
 from tests.miniatures import LAYERS, WIDTH, tiny_clip
 from tests.rehearsal import (
@@ -32,7 +31,6 @@ from tests.rehearsal import (
 )
 
 BASE = "openai/clip-vit-base-patch32"
-Command = Callable[..., Finished]
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +65,6 @@ def arguments(tmp_path: Path) -> list[str]:
         "trainer=cpu",
         *size_overrides(),
     ]
-
-
-def metrics(tmp_path: Path, method: str) -> dict:
-    for path in (tmp_path / "outputs" / "merge").glob("[!.]*/metrics.json"):
-        found = json.loads(path.read_text())
-        if found["merge"]["method"] == method:
-            return {**found, "folder": path.parent}
-    raise AssertionError(f"no run of {method}")
 
 
 def test_everything_comes_from_the_hub_and_then_from_the_cache(
@@ -161,31 +151,8 @@ def test_a_fault_of_the_hub_is_one_message_and_what_is_done_is_kept(
     words: list[str],
 ):
     repo = {"dataset": "tanganke/gtsrb", "adapter": PATTERN["vit_b_32"].format("gtsrb"), "base": BASE}[what]
-    hub.faults[repo] = fault
-    if fault == "bad_token":
-        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-        hub.token, hub.gated = "hf_right", {repo}
-        del hub.faults[repo]
-    shown = command("merge", [*arguments, "merge=finetuned", "tasks=[gtsrb,mnist]"])
-    assert shown.code == 2
-    assert shown.err.count("error: ") == 1
-    assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 1
-    assert "Traceback" not in shown.err + shown.out
-    for word in words:
-        assert word in shown.err, shown.err
-    root = tmp_path / "outputs" / "merge"
-    assert not root.exists() or list(root.iterdir()) == []
-    # When the hub is itself again, only what is missing is fetched.
-    hub.faults.clear()
-    hub.gated.clear()
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    hub.token = None
-    before = [name for name in hub.downloads if not name.startswith(repo)]
-    hub.downloads.clear()
-    done = command("merge", [*arguments, "merge=finetuned", "tasks=[gtsrb,mnist]"])
-    assert done.code == 0, done.err
-    assert not set(hub.downloads) & set(before)
-    assert len(hub.downloads) == len(set(hub.downloads))
+    chosen = [*arguments, "merge=finetuned", "tasks=[gtsrb,mnist]"]
+    check_fault(hub, command, chosen, tmp_path, monkeypatch, (repo, fault, words))
 
 
 def test_without_a_network_from_the_start_the_way_out_is_named(

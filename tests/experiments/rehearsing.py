@@ -1,0 +1,83 @@
+"""What rehearsals of both benchmarks do alike: read their runs, stage a fault of the hub, type commands."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from experiments._cli import CONF
+from tests.experiments.conftest import Finished
+from tests.hub import Hub
+
+Command = Callable[..., Finished]
+
+
+def metrics(tmp_path: Path, method: str) -> dict:
+    """What the run of a method measured, and its folder."""
+    for path in (tmp_path / "outputs" / "merge").glob("[!.]*/metrics.json"):
+        found = json.loads(path.read_text())
+        if found["merge"]["method"] == method:
+            return {**found, "folder": path.parent}
+    raise AssertionError(f"no run of {method}")
+
+
+def all_metrics(folder: Path) -> dict[str, dict]:
+    """Method -> what its run measured."""
+    found = (
+        json.loads(path.read_text()) for path in (folder / "outputs" / "merge").glob("[!.]*/metrics.json")
+    )
+    return {run["merge"]["method"]: run for run in found}
+
+
+def check_fault(
+    hub: Hub,
+    command: Command,
+    arguments: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: tuple[str, str, Sequence[str]],
+) -> None:
+    """A fault of the hub is one message, leaves no run, and costs nothing that was fetched before it.
+
+    `fault`: the repository, what is wrong with it, and words that the message must have.
+    """
+    repo, kind, words = fault
+    hub.faults[repo] = kind
+    if kind == "bad_token":
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        hub.token, hub.gated = "hf_right", {repo}
+        del hub.faults[repo]
+    shown = command("merge", arguments)
+    assert shown.code == 2
+    assert shown.err.count("error: ") == 1
+    assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 1
+    assert "Traceback" not in shown.err + shown.out
+    for word in words:
+        assert word in shown.err, shown.err
+    root = tmp_path / "outputs" / "merge"
+    assert not root.exists() or list(root.iterdir()) == []
+    # When the hub is itself again, only what is missing is fetched.
+    hub.faults.clear()
+    hub.gated.clear()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.token = None
+    before = [name for name in hub.downloads if not name.startswith(repo)]
+    hub.downloads.clear()
+    done = command("merge", arguments)
+    assert done.code == 0, done.err
+    assert not set(hub.downloads) & set(before)
+    assert len(hub.downloads) == len(set(hub.downloads))
+
+
+def type_command(place: Path, script: str, arguments: Sequence[str]) -> str:
+    """What an entry point prints, run in a process of its own in a folder, without a hub."""
+    command = [sys.executable, str(CONF.parent / "experiments" / script), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count()), "HF_HUB_OFFLINE": "1"}
+    options = {"cwd": place, "env": environment, "capture_output": True, "text": True, "timeout": 1200}
+    done = subprocess.run(command, check=False, **options)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr[-3000:]
+    return done.stdout
