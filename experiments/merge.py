@@ -4,7 +4,7 @@ uv run experiments/merge.py                                    the miniature, wi
 uv run experiments/merge.py merge=ties merge.scale=0.3         another method, another scale
 uv run experiments/merge.py -m merge=ties,knots_ties,core_tsv  several, one after the other
 uv run experiments/merge.py model=vit_b_32                     the paper's vision benchmark, from the hub
-uv run experiments/merge.py model=llama3_8b                    its language benchmark; in miniature: mini_llama
+uv run experiments/merge.py model=llama3_8b                    its language benchmark; mini_llama in miniature
 """
 
 from __future__ import annotations
