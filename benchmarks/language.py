@@ -5,14 +5,15 @@
 
 The miniature is scored on the six tasks of `mini_nli6`, whose pairs have at most 20 tokens; other shapes have
 random weights and random pairs of 10 to 30 tokens. Four ways to score the same pairs: `evaluate`, as runs
-call it; the reference's loop (batches of two in the order of the data, padded, with a mask, through the
-classifier of transformers as it comes); one pair at a time; and a plain forward pass of the backbone over
-rectangles of as many tokens, without heads or data, which is what the hardware allows. Ways take turns, so
-that ratios are of one time on one machine.
+call it; the reference's loop (torch's DataLoader over tokenized rows, two a batch in the order of the data,
+padded by the tokenizer, with a mask, through the classifier of transformers as it comes); the same with one
+pair a batch; and a plain forward pass of the backbone over rectangles of as many tokens, without heads or data,
+which is what the hardware allows. Ways take turns, so that ratios are of one time on one machine.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -23,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from knots.evaluation import ZeroShot, evaluate
@@ -150,6 +153,9 @@ class Bench:
             ),
             np.concatenate([split.labels for split in splits]),
         )
+        items = [self.arrays.padded([item], 0)[0][0].tolist() for item in range(len(self.arrays))]
+        masks = [[1] * len(tokens) for tokens in items]
+        self.rows: Any = datasets.Dataset.from_dict({"input_ids": items, "attention_mask": masks})
         self.seconds = 0.0
 
     def by_length(self) -> list[int]:
@@ -175,17 +181,13 @@ class Bench:
 
     @torch.inference_mode()
     def in_batches_of(self, size: int) -> list[int]:
-        """Batches in the order of the data, padded, with a mask, through transformers' own classifier."""
+        """Rows of a table in their order, padded by the tokenizer, through transformers' own classifier."""
         predictions = []
         self.model.set_attn_implementation("sdpa")  # transformers' own choice
-        for start in range(0, len(self.arrays), size):
-            items = range(start, min(start + size, len(self.arrays)))
-            tokens, lengths = self.arrays.padded(items, 0)
-            mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
-            logits = self.model(
-                input_ids=tokens.to(self.cfg.device), attention_mask=mask.to(self.cfg.device)
-            ).logits
-            predictions += logits.argmax(dim=1).tolist()
+        pad = functools.partial(self.stage.reading.tokenizer.pad, padding="longest", return_tensors="pt")
+        for batch in DataLoader(self.rows, batch_size=size, collate_fn=pad):
+            inputs = {key: batch[key].to(self.cfg.device) for key in ("input_ids", "attention_mask")}
+            predictions += self.model(**inputs).logits.argmax(dim=1).tolist()
         return predictions
 
     @torch.inference_mode()
