@@ -7,8 +7,8 @@ The miniature is scored on the six tasks of `mini_nli6`, whose pairs have at mos
 random weights and random pairs of 10 to 30 tokens. Four ways to score the same pairs: `evaluate`, as runs
 call it; the reference's loop (torch's DataLoader over tokenized rows, two a batch in the order of the data,
 padded by the tokenizer, with a mask, through the classifier of transformers as it comes); the same with one
-pair a batch; and a plain forward pass of the backbone over rectangles of as many tokens, without heads or data,
-which is what the hardware allows. Ways take turns, so that ratios are of one time on one machine.
+pair a batch; and a plain forward pass of the backbone over rectangles of as many tokens, without heads or
+data, which is what the hardware allows. Ways take turns, so that ratios are of one time on one machine.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def main(config: dict[str, Any]) -> None:
     """Train what is not there yet; print each task's accuracy on the validation split."""
     from experiments._session import TaskLoggers, session
     from knots.finetuning import finetune_tasks, parse_plan
-    from knots.pipelines.plans import parse_model
+    from knots.pipelines.model_plan import parse_model
     from knots.suites.data import DataOptions
     from knots.suites.tasks import parse_suite
 

@@ -15,7 +15,8 @@ import warnings
 from pathlib import Path
 
 from knots.pipelines import MergePlan, run_merge
-from knots.pipelines.plans import EvalPlan, ModelPlan
+from knots.pipelines.model_plan import ModelPlan
+from knots.pipelines.plans import EvalPlan
 from knots.suites import data
 from knots.suites.tasks import Suite, parse_suite
 from tests.miniatures import NOISE, TASKS, tiny_adapter, tiny_clip

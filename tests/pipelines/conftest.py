@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from knots.pipelines import MergePlan
-from knots.pipelines.plans import EvalPlan, ModelPlan
+from knots.pipelines.model_plan import ModelPlan
+from knots.pipelines.plans import EvalPlan
 from knots.suites import data
 from tests.miniatures import NOISE, tiny_adapter, tiny_clip, tiny_suite
 
