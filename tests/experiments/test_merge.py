@@ -200,7 +200,7 @@ def test_help_lists_groups_choices_and_examples(command: Command):
     assert (done.code, done.err) == (0, "")
     assert "knots_ties (default)" in done.out
     assert all(name in done.out for name in (*MERGES, "mini_clip", "per_task", "wandb", "batch_size"))
-    assert done.out.count("uv run experiments/merge.py") == 4
+    assert done.out.count("uv run experiments/merge.py") == 5
     assert "_neutral" not in done.out
 
 
