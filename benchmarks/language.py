@@ -30,14 +30,14 @@ import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from knots.evaluation import ZeroShot, evaluate
-from knots.evaluation.texts import BUDGET, OTHER_BUDGET
+from knots.evaluation.texts import token_budget
 from knots.models.bases import Base
 from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
+from knots.pretraining.llama import build_reader
 from knots.provenance import describe_machine
 from knots.suites.data import load_split
 from knots.suites.mini_nli import TASKS
@@ -82,17 +82,6 @@ def random_model(shape: str, cfg: DictConfig) -> Any:
         torch.set_default_dtype(previous)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A token a word, and one before each sentence."""
-    vocabulary = {"<pad>": 0, "<start>": 1, **{f"w{number}": number + 2 for number in range(WORDS)}}
-    built = Tokenizer(models.WordLevel(vocabulary, unk_token="<start>"))
-    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    built.post_processor = processors.TemplateProcessing(
-        single="<start> $A", pair="<start> $A <start>:1 $B:1", special_tokens=[("<start>", 1)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=built, pad_token="<pad>", bos_token="<start>")
-
-
 def write_pairs(folder: Path, count: int) -> TextTask:
     """Random sentences in a file, and the task that reads it."""
     rng = np.random.default_rng(0)
@@ -124,7 +113,9 @@ class Stage:
 def stage(shape: str, folder: Path, cfg: DictConfig) -> Stage:
     """The shipped miniature with its six tasks, or a random model with one."""
     if shape != "mini_llama":
-        reading = TextReading(tokenizer(), {"tokenizer": "benchmark"})
+        reading = TextReading(
+            build_reader([f"w{number}" for number in range(WORDS)]), {"tokenizer": "benchmark"}
+        )
         return Stage(random_model(shape, cfg), (write_pairs(folder / "pairs", cfg.pairs),), reading)
     dtype = getattr(torch, cfg.dtype)
     classifier = load_classifier(ClassifierSpec("mini_llama", "asset:mini_llama/base"), dtype=dtype)
@@ -183,7 +174,7 @@ class Bench:
     def in_batches_of(self, size: int) -> list[int]:
         """Rows of a table in their order, padded by the tokenizer, through transformers' own classifier."""
         predictions = []
-        self.model.set_attn_implementation("sdpa")  # transformers' own choice
+        self.classifier.suit(None)  # as it comes
         pad = functools.partial(self.stage.reading.tokenizer.pad, padding="longest", return_tensors="pt")
         for batch in DataLoader(self.rows, batch_size=size, collate_fn=pad):
             inputs = {key: batch[key].to(self.cfg.device) for key in ("input_ids", "attention_mask")}
@@ -196,7 +187,7 @@ class Bench:
         self.classifier.suit(torch.device(self.cfg.device))
         mean = len(self.arrays.tokens) // len(self.arrays)
         left = len(self.arrays.tokens)
-        budget = self.cfg.tokens or (BUDGET["cpu"] if self.cfg.device == "cpu" else OTHER_BUDGET)
+        budget = self.cfg.tokens or token_budget(torch.device(self.cfg.device))
         while left > 0:
             rows = max(1, min(budget, left) // mean)
             tokens = torch.randint(2, self.model.config.vocab_size, (rows, mean), device=self.cfg.device)

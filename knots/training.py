@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from knots.errors import KnotsError, unknown
 from knots.prefetching import read_ahead
-from knots.suites.texts import TextArrays
+from knots.suites.texts import TextArrays, by_length
 
 TOKEN_BUDGET = 16_384
 """The most tokens, padding included, of a batch of texts that is only looked at."""
@@ -128,7 +128,7 @@ class TextBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         batches = shuffled(len(self.texts), self.batch_size, batch_rng(self.seed))
         for chosen in islice(batches, self.start, None):
-            yield text_batch(self.texts, chosen, self.pad)
+            yield self.texts.batch(chosen, self.pad)
 
 
 class TextSlices(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -142,26 +142,14 @@ class TextSlices(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(self, texts: TextArrays, pad: int, budget: int = TOKEN_BUDGET) -> None:
         self.texts, self.pad = texts, pad
-        order = np.argsort(texts.lengths, kind="stable")
-        self.batches: list[npt.NDArray[np.int64]] = []
-        first = 0
-        for at, length in enumerate(texts.lengths[order].tolist()):
-            if at > first and (at + 1 - first) * length > budget:
-                self.batches.append(order[first:at])
-                first = at
-        self.batches.append(order[first:])
+        # Lightning wants a batch, also of nothing.
+        self.batches = by_length(texts.lengths, budget) or [np.empty(0, np.int64)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        return text_batch(self.texts, self.batches[number], self.pad)
-
-
-def text_batch(texts: TextArrays, items: npt.NDArray[np.int64], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Some texts: tokens int64 [B, L], padded on the right, their lengths [B] and labels [B]."""
-    labels = np.array(texts.labels[items], dtype=np.int64)
-    return (*texts.padded(items, pad), torch.from_numpy(labels))
+        return self.texts.batch(self.batches[number], self.pad)
 
 
 class ReadAhead(IterableDataset[tuple[Tensor, ...]]):

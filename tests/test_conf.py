@@ -240,6 +240,7 @@ def test_every_suite_is_a_plan_with_a_model_that_names_it():
         ("merge.weights=3", r"merge.weights=3; a list of numbers is needed"),
         ("merge.isotropize=1", r"merge.isotropize=1; true or false is needed"),
         ("batch_size=0", r"batch_size=0; a whole number of 1 or more"),
+        ("batch_size=null", r"batch_size=None; a whole number of 1 or more"),
         ("seed=-1", r"seed=-1; a whole number of 0 or more"),
         ("max_rank=1.5", r"max_rank=1.5; a whole number"),
         ("split=tset", r"unknown split 'tset'; did you mean 'test'"),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from knots.prefetching import Waiting, read_ahead
 from knots.suites.data import ImageArrays
-from knots.suites.texts import TextArrays
+from knots.suites.texts import TextArrays, by_length
 
 AHEAD = 2
 """Batches that are read while one is scored."""
@@ -145,17 +145,7 @@ class TextCut:
     @cached_property
     def numbers(self) -> list[npt.NDArray[np.int64]]:
         """The items of every batch."""
-        lengths = self.arrays.lengths
-        order = np.argsort(-lengths, kind="stable")
-        batches, start = [], 0
-        while start < len(order):
-            longest = int(lengths[order[start]])
-            stop = start + max(1, self.budget // max(1, longest))
-            if self.equal:
-                stop = min(stop, start + int((lengths[order[start:]] == longest).sum()))
-            batches.append(order[start:stop])
-            start = stop
-        return batches
+        return by_length(self.arrays.lengths, self.budget, longest_first=True, equal=self.equal)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -163,8 +153,7 @@ class TextCut:
     def read(self, number: int) -> TextBatch:
         """Lay the rows of one batch side by side."""
         items = self.numbers[number] if number < len(self) else np.empty(0, np.int64)
-        tokens, lengths = self.arrays.padded(items, self.pad)
-        batch = torch.from_numpy(items), tokens, lengths, torch.from_numpy(self.arrays.labels[items])
+        batch = torch.from_numpy(items), *self.arrays.batch(items, self.pad)
         return TextBatch(self.task, *(part.pin_memory() if self.pinned else part for part in batch))
 
 

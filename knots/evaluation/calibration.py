@@ -130,7 +130,7 @@ def collect_fishers(
     with _computing_on(model, torch.device(device)):
         for place, (adapter, head, arrays) in enumerate(zip(adapters, heads, data, strict=True)):
             answers = _answers(labels, named_generator(seed, adapter.name), len(arrays))
-            readout = _Readout(scale * head.detach(), tuple(absent[place]) if absent else ())
+            readout = _Readout(scale * head.detach(), list(absent[place]) if absent else [])
             with attach(model.tower, adapter):
                 fishers[adapter.name] = _mean_squares(model, shapes, readout, arrays, answers, batch_size)
     return fishers
@@ -141,13 +141,13 @@ class _Readout:
     """A scaled head [C, D], and the classes that are never the answer."""
 
     weight: Tensor
-    absent: tuple[int, ...]
+    absent: list[int]
 
     def log_p(self, features: Tensor) -> Tensor:
         """Log-probabilities [B, C] of features [B, D]."""
         logits = features @ self.weight.to(features).T
         mask = torch.zeros(len(self.weight), dtype=torch.bool, device=logits.device)
-        mask[list(self.absent)] = True
+        mask[self.absent] = True
         # Not minus infinity, which has no gradient of zero.
         return logits.masked_fill(mask, torch.finfo(logits.dtype).min / 2).log_softmax(dim=1)
 

@@ -173,6 +173,10 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         self.result = self._summarize(self.speed(seconds, self._waiting.seconds))
 
     def restore(self) -> None:
+        """Give the base back as it was."""
+        self._detach()
+
+    def _detach(self) -> None:
         """Give the base its own weights back."""
         if self._attached is not None:
             self._attached.restore()
@@ -191,7 +195,7 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
     def _activate(self, adapters: tuple[Adapter, ...]) -> None:
         if adapters == self._active:
             return
-        self.restore()
+        self._detach()
         if len(adapters) == 1:
             self._attached = attach(self.model.tower, adapters[0])
         elif adapters:

@@ -16,11 +16,15 @@ from knots.evaluation.results import Speed
 from knots.models.classifier import Classifier
 from knots.suites.tasks import Suite
 from knots.suites.texts import TextArrays
+from knots.training import TOKEN_BUDGET
 
-BUDGET = {"cpu": 768}
-OTHER_BUDGET = 16384
-"""Tokens that go through the model at once where none are asked for: few enough for the caches of a CPU, many
-enough to fill a GPU (benchmarks/language.py)."""
+CPU_BUDGET = 768
+"""Tokens that go through the model at once on a CPU: few enough for its caches (benchmarks/language.py)."""
+
+
+def token_budget(device: torch.device) -> int:
+    """How many tokens go through the model at once on a device, where the user does not say."""
+    return CPU_BUDGET if device.type == "cpu" else TOKEN_BUDGET
 
 
 class TextEvaluation(SuiteEvaluation[TextBatch]):
@@ -49,24 +53,29 @@ class TextEvaluation(SuiteEvaluation[TextBatch]):
     def prepare_heads(self, device: torch.device) -> None:
         """Put the heads beside the model."""
         self.heads = [head.to(device) for head in self.heads]
+        self.masks = [task.mask.to(device) for task in self.suite.text_tasks]
         self.model.suit(device)
-        self._budget = self.settings.batch_size or BUDGET.get(device.type, OTHER_BUDGET)
+        self._budget = self.settings.batch_size or token_budget(device)
         self._tokens = 0
 
     def cut(self, arrays: TextArrays, task: int, copies: int, pinned: bool) -> TextCut:
         """Batches by length, within the budget of tokens."""
+        del copies  # one adapter at a time: there is no ensemble of sentences
         self._tokens += int(arrays.lengths.sum())
-        return TextCut(arrays, task, self._budget // copies, self.model.pad, pinned=pinned)
+        return TextCut(arrays, task, self._budget, self.model.pad, pinned=pinned)
 
     def score(self, batch: TextBatch) -> tuple[Tensor, None]:
         """Logits [B, C_t] in float32; an absent class has the least number there is."""
         with exact_float32(self.device):
             features = self.model(batch.tokens, batch.lengths, lean=True).float()
             logits = features @ self.heads[batch.task].T
-        absent = self.suite.text_tasks[batch.task].absent
         # Not minus infinity: logits that are not finite are no scores.
-        logits[:, list(absent)] = torch.finfo(logits.dtype).min
-        return logits, None
+        return logits.masked_fill(self.masks[batch.task], torch.finfo(logits.dtype).min), None
+
+    def restore(self) -> None:
+        """Give the base back as it was, also in how it computes attention."""
+        super().restore()
+        self.model.suit(None)
 
     def speed(self, seconds: float, waiting: float) -> Speed:
         """In pairs and tokens a second."""

@@ -36,8 +36,7 @@ class PairLogits(nn.Module):
     def __init__(self, classifier: Classifier, task: TextTask) -> None:
         super().__init__()
         self.classifier = classifier
-        absent = torch.tensor([number in task.absent for number in range(len(task.classes))])
-        self.register_buffer("absent", absent, persistent=False)
+        self.register_buffer("absent", task.mask, persistent=False)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Logits [B, C] of tokens int64 [B, L] and lengths int64 [B]; absent classes have `MASKED`."""

@@ -86,9 +86,14 @@ class Classifier(nn.Module):
         """D, the size of the hidden state."""
         return int(self.model.config.get_text_config().hidden_size)
 
-    def suit(self, device: torch.device) -> None:
-        """Choose how attention is computed: on a CPU plainly, which is faster there for short texts."""
-        self.model.set_attn_implementation("eager" if device.type == "cpu" else self._attention)
+    def suit(self, device: torch.device | None) -> None:
+        """Choose how attention is computed: on a CPU plainly, which is faster there for short texts.
+
+        Args:
+            device: None for the way in which the model came.
+        """
+        plainly = device is not None and device.type == "cpu"
+        self.model.set_attn_implementation("eager" if plainly else self._attention)
 
     def forward(self, tokens: Tensor, lengths: Tensor, *, lean: bool = False) -> Tensor:
         """What a head reads: the hidden state of each item's last token, after the final norm.

@@ -222,10 +222,13 @@ def _labeling(value: object) -> Labels:
 def _parse_scoring(config: Mapping[str, Any], model: ModelPlan, suite: Suite) -> EvalPlan:
     mode = choice("eval.mode", config["eval"]["mode"], MODES)
     protocol = choice("eval.protocol", config["eval"]["protocol"], PROTOCOLS)
-    precision, batch = str(config["precision"]), "batch_size"
+    precision = str(config["precision"])
     if suite.modality == "language":
-        mode, batch = own_mode(suite, mode), "batch_tokens"
+        mode, tokens = own_mode(suite, mode), config["batch_tokens"]
         check_protocol(suite, protocol)
+        batch = None if tokens is None else whole("batch_tokens", tokens)
+    else:
+        batch = whole("batch_size", config["batch_size"])
     return EvalPlan(
         mode=mode,
         protocol=protocol,
@@ -234,7 +237,7 @@ def _parse_scoring(config: Mapping[str, Any], model: ModelPlan, suite: Suite) ->
         precision=model.precision
         if precision == AUTO
         else choice("precision", precision, (AUTO, *PRECISIONS)),
-        batch_size=None if config[batch] is None else whole(batch, config[batch]),
+        batch_size=batch,
     )
 
 

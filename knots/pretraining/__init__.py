@@ -24,14 +24,12 @@ def pretrain(config: Mapping[str, Any], folder: Path, trainer: Mapping[str, Any]
     """
     shape, plan = config["shape"], config["plan"]
     if config["family"] == "clip":
-        from knots.pretraining.clip import parse_plan, parse_shape, pretrain_clip
+        from knots.pretraining import clip
 
-        pretrain_clip(parse_shape(shape), parse_plan(plan), folder, trainer, config["workers"])
+        clip.pretrain_clip(clip.parse_shape(shape), clip.parse_plan(plan), folder, trainer, config["workers"])
     elif config["family"] == "llama":
-        from knots.pretraining.llama import parse_plan as parse_llama_plan
-        from knots.pretraining.llama import parse_shape as parse_llama_shape
-        from knots.pretraining.llama import pretrain_llama
+        from knots.pretraining import llama
 
-        pretrain_llama(parse_llama_shape(shape), parse_llama_plan(plan), folder, trainer)
+        llama.pretrain_llama(llama.parse_shape(shape), llama.parse_plan(plan), folder, trainer)
     else:
         raise unknown("family of a miniature base", str(config["family"]), FAMILIES)

@@ -81,6 +81,11 @@ class TextTask(Task):
     max_length: int = field(kw_only=True)
     absent: tuple[int, ...] = field(default=(), kw_only=True)
 
+    @property
+    def mask(self) -> Tensor:
+        """Bool [C], True for the absent classes."""
+        return torch.tensor([number in self.absent for number in range(len(self.classes))])
+
 
 @dataclass(frozen=True, eq=False)
 class JointLabels:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Numbers = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
 class TextReading:
@@ -66,7 +68,7 @@ class TextArrays:
         """int64 [N], tokens of each item."""
         return np.diff(self.starts)
 
-    def padded(self, items: Sequence[int] | npt.NDArray[np.int64], pad: int) -> tuple[Tensor, Tensor]:
+    def padded(self, items: Sequence[int] | Numbers, pad: int) -> tuple[Tensor, Tensor]:
         """Some items as a rectangle, padded on the right.
 
         Args:
@@ -83,3 +85,32 @@ class TextArrays:
         places = np.minimum(self.starts[numbers, None] + columns, len(self.tokens) - 1)
         rows = np.where(columns < lengths[:, None], self.tokens[places], pad).astype(np.int64)
         return torch.from_numpy(rows), torch.from_numpy(lengths)
+
+    def batch(self, items: Sequence[int] | Numbers, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What `padded` gives, and the labels int64 [B]."""
+        return (*self.padded(items, pad), torch.from_numpy(np.array(self.labels[items], dtype=np.int64)))
+
+
+def by_length(
+    lengths: Numbers, budget: int, *, longest_first: bool = False, equal: bool = False
+) -> list[Numbers]:
+    """Cut items into batches of like length, as few as fit.
+
+    Args:
+        lengths: int64 [N], tokens of each item.
+        budget: the most tokens of a batch, padding included; an item that is longer is a batch of its own.
+        longest_first: else the shortest are.
+        equal: only items of one length share a batch, so that nothing is padded.
+
+    Returns:
+        Numbers of the items of each batch; no batch where there are no items.
+    """
+    order = np.argsort(-lengths if longest_first else lengths, kind="stable")
+    ordered = lengths[order].tolist()
+    batches, first = [], 0
+    for at, length in enumerate(ordered):
+        full = (at + 1 - first) * max(length, ordered[first]) > budget
+        if at > first and (full or (equal and length != ordered[first])):
+            batches.append(order[first:at])
+            first = at
+    return [*batches, order[first:]] if len(order) else []

@@ -131,6 +131,14 @@ def test_bf16_agrees_but_for_close_calls(
     assert half.dtype == torch.bfloat16
 
 
+def test_the_model_computes_attention_afterwards_as_before(
+    score: Callable[..., EvaluationResult], classifier: Classifier, own: Sequence[Adapter]
+):
+    before = classifier.model.config._attn_implementation
+    score(Finetuned(own))
+    assert classifier.model.config._attn_implementation == before != "eager"
+
+
 def test_speed_counts_pairs_and_their_tokens(score: Callable[..., EvaluationResult]):
     speed = score(ZeroShot()).speed
     assert (speed.items, speed.unit) == (102, "pairs")

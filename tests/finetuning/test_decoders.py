@@ -13,7 +13,7 @@ from knots.adapters import load_adapter
 from knots.finetuning.decoders import in_training
 from knots.finetuning.pairs import PairLogits
 from knots.models.classifier import ClassifierSpec, load_classifier
-from knots.training import seeded, text_batch
+from knots.training import seeded
 from tests.finetuning.conftest import HEAD, PAIRS
 
 KINDS = pytest.mark.parametrize("plan", [PAIRS, HEAD], ids=["lora", "head"])
@@ -31,7 +31,7 @@ def spoil(tower):
 
 
 def gradients(classifier, pairs, texts, plan):
-    *inputs, labels = text_batch(texts["train"], range(8), classifier.pad)
+    *inputs, labels = texts["train"].batch(range(8), classifier.pad)
     with seeded(0), in_training(classifier, 3, plan) as tower:
         if plan.kind == "lora":
             spoil(tower)  # or B would be zero, and with it the gradient of A
@@ -94,7 +94,7 @@ def test_a_fresh_head_follows_from_the_seed_alone(classifier, plan):
 
 
 def test_an_adapter_with_its_head_is_one_that_this_project_and_peft_load(classifier, llama, texts, tmp_path):
-    tokens, lengths, _ = text_batch(texts["train"], range(8), classifier.pad)
+    tokens, lengths, _ = texts["train"].batch(range(8), classifier.pad)
     with in_training(classifier, 3, PAIRS) as tower:
         changed = spoil(tower)
         tower.save(tmp_path, torch.float32)

@@ -22,7 +22,7 @@ from knots.finetuning.pairs import PairLesson, PairLogits
 from knots.models.classifier import ClassifierSpec, load_classifier
 from knots.suites.tasks import Suite
 from knots.suites.texts import TextArrays
-from knots.training import TextBatches, text_batch
+from knots.training import TextBatches
 from tests.finetuning.conftest import HEAD, ORIGIN, PAIRS, PLAN, TRAINER
 from tests.finetuning.test_checkpoint import StoppedError, tensors, watched
 from tests.language import SPECIAL, WORDS, tiny_text_arrays, tiny_text_task
@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_transformers_with_masked_logits(classifier, llama, 
 
 
 def test_an_absent_class_is_never_the_answer(classifier, texts):
-    tokens, lengths, _ = text_batch(texts["train"], range(16), classifier.pad)
+    tokens, lengths, _ = texts["train"].batch(range(16), classifier.pad)
     with in_training(classifier, 3, HEAD), torch.no_grad():
         free = PairLogits(classifier, tiny_text_task())(tokens, lengths)
         masked = PairLogits(classifier, tiny_text_task(absent=["entailment", "neutral"]))(tokens, lengths)
@@ -102,7 +102,7 @@ def test_what_is_saved_is_what_was_validated(classifier, llama, pairs, texts, tm
     model = PeftModel.from_pretrained(base, tmp_path / "a").eval()
     right = 0
     for item in range(len(texts["validation"])):
-        tokens, _, labels = text_batch(texts["validation"], [item], classifier.pad)
+        tokens, _, labels = texts["validation"].batch([item], classifier.pad)
         with torch.no_grad():
             logits = model(input_ids=tokens).logits
         right += int(logits[0, [0, 2]].argmax()) * 2 == int(labels)
