@@ -86,6 +86,24 @@ def _check_shards(base: str, folder: Path, shards: Sequence[str]) -> None:
         )
 
 
+def check_weights(name: str, base: str, absent: Sequence[str], of: str = "") -> None:
+    """Refuse a base whose files lack weights, which transformers would fill with random numbers.
+
+    Args:
+        name: how the model is called.
+        base: as the user named it.
+        absent: the weights' names.
+        of: what they are of, in words that follow "weights".
+
+    Raises:
+        KnotsError: there are some.
+    """
+    if absent:
+        raise KnotsError(
+            f"model {name!r}: the base {base!r} lacks {len(absent)} weights{of}, such as {min(absent)!r}"
+        )
+
+
 def _folder(folder: Path) -> Base:
     """A folder by names and contents of the files that make up a base."""
     _check_shards(str(folder), folder, _shards(folder))

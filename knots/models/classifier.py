@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from knots.errors import KnotsError
-from knots.models.bases import Base, find_base
+from knots.models.bases import Base, check_weights, find_base
 from knots.suites.texts import TextReading
 
 HEAD = "score"
@@ -192,11 +192,7 @@ def load_classifier(
             f"model {spec.name!r}: the base {spec.base!r} is a {type(model).__name__}, no decoder with a "
             f"linear head {HEAD!r} on the last token"
         )
-    absent = sorted(name for name in info["missing_keys"] if not name.startswith(f"{HEAD}."))
-    if absent:
-        raise KnotsError(
-            f"model {spec.name!r}: the base {spec.base!r} lacks {len(absent)} weights, such as {absent[0]!r}"
-        )
+    check_weights(spec.name, spec.base, [w for w in info["missing_keys"] if not w.startswith(f"{HEAD}.")])
     return Classifier(model, base, _pad(model.config))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from knots.errors import KnotsError
-from knots.models.bases import Base, find_base
+from knots.models.bases import Base, check_weights, find_base
 from knots.models.text import PROMPT_BATCH, Encoder, TextSpec, check_text, text_encoder, text_identity
 from knots.suites.sources import DataOptions, Reading
 from knots.suites.transforms import make_transform
@@ -218,12 +218,7 @@ def load_clip(spec: ClipSpec, base: Base | None = None, dtype: torch.dtype = tor
             clip.tokenizer  # noqa: B018 - a base without one shows now, not after an evaluation
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise KnotsError(f"model {spec.name!r}: cannot load the base {spec.base!r}: {error}") from error
-    absent = sorted(info["missing_keys"])
-    if absent:
-        raise KnotsError(
-            f"model {spec.name!r}: the base {spec.base!r} lacks {len(absent)} weights of a CLIP, "
-            f"such as {absent[0]!r}"
-        )
+    check_weights(spec.name, spec.base, list(info["missing_keys"]), of=" of a CLIP")
     if spec.text is not None:
         check_text(spec.text, model.config.vision_config.hidden_act, model.config.projection_dim)
     return clip

@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from experiments._cli import CONF
@@ -71,6 +72,37 @@ def check_fault(
     assert done.code == 0, done.err
     assert not set(hub.downloads) & set(before)
     assert len(hub.downloads) == len(set(hub.downloads))
+
+
+def check_partial_copy(hub: Hub, command: Command, arguments: Sequence[str], repo: str) -> None:
+    """What lacks a file in the local cache is not taken for the whole without a network."""
+    assert command("merge", [*arguments, "merge=finetuned"]).code == 0
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    (weights,) = (cache / f"models--{repo.replace('/', '--')}").rglob("adapter_model.bin")
+    weights.unlink()
+    hub.stop()
+    done = command("merge", [*arguments, "merge=ties"])
+    assert done.code == 2
+    assert repo in done.err
+    assert "nor is all of it in the local cache" in done.err
+
+
+def check_trained(place: Path, model: str, amounts: Mapping[str, str]) -> None:
+    """Adapters are there with cards that say what they were trained on; no item of a test split was read.
+
+    `amounts`: task -> what its card says of the training split.
+    """
+    for task, amount in amounts.items():
+        folder = place / "outputs" / "finetune" / model / task
+        card = (folder / "README.md").read_text()
+        assert amount in card
+        assert "The test split was not used" in card
+        assert str(place) not in card
+        assert (folder / "adapter_model.safetensors").is_file()
+    cached = [path.name for path in (place / "cache" / "data").iterdir()]
+    assert sorted(name.rpartition("-")[0] for name in cached) == sorted(
+        f"{task}-{split}" for task in amounts for split in ("train", "validation")
+    )
 
 
 def type_command(place: Path, script: str, arguments: Sequence[str]) -> str:

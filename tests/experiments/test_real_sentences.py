@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.experiments.rehearsing import all_metrics, type_command
+from tests.experiments.rehearsing import all_metrics, check_trained, type_command
 from tests.wider_language import widen
 
 pytestmark = pytest.mark.slow
@@ -67,18 +67,7 @@ def adapters(run, place: Path) -> str:
 
 
 def test_adapters_are_trained_on_real_sentences_and_say_so(adapters: str, place: Path):
-    for task in TASKS:
-        folder = place / "outputs" / "finetune" / "mini_llama" / task
-        card = (folder / "README.md").read_text()
-        assert f"train {SIZES[task]['train']} pairs" in card
-        assert "The test split was not used" in card
-        assert str(place) not in card
-        assert (folder / "adapter_model.safetensors").is_file()
-    # No test pair was so much as tokenized.
-    cached = [path.name for path in (place / "cache" / "data").iterdir()]
-    assert sorted(name.rpartition("-")[0] for name in cached) == sorted(
-        f"{task}-{split}" for task in TASKS for split in ("train", "validation")
-    )
+    check_trained(place, "mini_llama", {task: f"train {SIZES[task]['train']} pairs" for task in TASKS})
 
 
 def test_everything_is_measured_on_real_sentences(adapters: str, run, place: Path):

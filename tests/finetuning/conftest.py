@@ -11,47 +11,39 @@ from knots.suites.data import ImageArrays
 from tests.language import tiny_llama, tiny_text_arrays, tiny_text_task
 from tests.miniatures import tiny_arrays, tiny_clip, tiny_suite
 
+SHORT = {
+    "kind": "lora",
+    "rank": 2,
+    "dropout": 0.1,
+    "steps": 12,
+    "learning_rate": 1e-2,
+    "warmup": 2,
+    "validate_every": 4,
+    "patience": 5,
+    "min_delta": 0.0,
+    "seed": 420,
+    "precision": "32-true",
+    "gradient_checkpointing": False,
+}
 PLAN = VisionPlan(
-    kind="lora",
-    rank=2,
-    dropout=0.1,
+    **SHORT,
     modules=("q_proj", "out_proj"),
-    steps=12,
     batch_size=16,
-    learning_rate=1e-2,
-    warmup=2,
     weight_decay=0.1,
-    validate_every=4,
-    patience=5,
-    min_delta=0.0,
     scale=100.0,
     shift=1,
-    seed=420,
-    precision="32-true",
-    gradient_checkpointing=False,
     dtype="float16",
 )
 FULL = replace(PLAN, kind="full", rank=None, dropout=0.0, modules=(), learning_rate=1e-3, dtype="float32")
 PAIRS = LanguagePlan(
-    kind="lora",
-    rank=2,
-    dropout=0.1,
+    **SHORT,
     modules=("q_proj", "o_proj"),
-    steps=12,
     batch_size=8,
-    learning_rate=1e-2,
-    warmup=2,
     weight_decay=0.01,
-    validate_every=4,
-    patience=5,
-    min_delta=0.0,
-    seed=420,
-    precision="32-true",
-    gradient_checkpointing=False,
-    dtype="float32",
     schedule="linear",
     accumulate=1,
     base_precision="32",
+    dtype="float32",
 )
 HEAD = replace(PAIRS, kind="head", rank=None, dropout=0.0, modules=())
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False}

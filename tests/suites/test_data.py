@@ -1,7 +1,5 @@
 """The data cache: built once, checked when read, safe under concurrency and damage."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knots import files
 from knots.errors import KnotsError
 from knots.suites import data
 from knots.suites.data import ImageArrays, Reading, Sample, load_split, prepare
@@ -18,8 +15,8 @@ from knots.suites.sources import drawn
 from knots.suites.tasks import ImageTask
 from knots.suites.transforms import make_transform
 from tests.miniatures import draw_noise, tiny_suite
+from tests.suites.caching import build_twice_at_once, full_disk
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = tiny_suite().tasks[0]
 
 
@@ -153,14 +150,8 @@ def test_damaged_cache_is_built_again(damage: str, tmp_path: Path, monkeypatch: 
 
 def test_a_failure_leaves_nothing_that_looks_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     use(monkeypatch, draw_noise)
-
-    def full_disk(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            load_split(TASK, "test", tmp_path)
+    with full_disk(monkeypatch):
+        load_split(TASK, "test", tmp_path)
     (folder,) = (tmp_path / "data").iterdir()
     assert list(folder.iterdir()) == []
     assert len(load_split(TASK, "test", tmp_path)) == 21
@@ -193,16 +184,8 @@ print(zlib.crc32(np.ascontiguousarray(data.load_split(task, "test", sys.argv[1])
 
 
 def test_two_processes_at_once(tmp_path: Path):
-    command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    running = [
-        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=600) for process in running]
-    assert [process.returncode for process in running] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0] != ""
+    build_twice_at_once(LOAD, tmp_path)
     assert len(list((tmp_path / "data").iterdir())) == 1
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(

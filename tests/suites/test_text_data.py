@@ -1,8 +1,6 @@
 """Tokenized splits: made once, checked when read, safe under concurrency and damage."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knots import files
 from knots.errors import KnotsError
 from knots.suites import data, mini_nli
 from knots.suites.cache import ImageArrays
@@ -20,9 +17,9 @@ from knots.suites.tasks import ImageTask, TextTask
 from knots.suites.text_sources import Pairs, written
 from knots.suites.texts import TextArrays, TextReading
 from tests.miniatures import NOISE, tiny_suite
+from tests.suites.caching import build_twice_at_once, full_disk
 from tests.suites.sentences import CLASSES, READING, all_spelt, character_tokenizer
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = TextTask("claims", CLASSES, {"test": 21}, {"kind": "words", "seed": 0}, max_length=40)
 OTHER = TextReading(character_tokenizer(), {"tokenizer": "another"})
 
@@ -151,14 +148,8 @@ def test_a_damaged_cache_is_built_again(
 
 def test_a_failure_leaves_nothing_that_looks_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     use(monkeypatch, write)
-
-    def full_disk(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            load_split(TASK, "test", tmp_path, READING)
+    with full_disk(monkeypatch):
+        load_split(TASK, "test", tmp_path, READING)
     assert list((tmp_path / "data").glob("*/*")) == []
     assert len(load_split(TASK, "test", tmp_path, READING)) == 21
 
@@ -283,13 +274,5 @@ print(zlib.crc32(data.load_split(task, "test", sys.argv[1], TextReading(Tokenize
 
 
 def test_two_processes_at_once(tmp_path: Path):
-    command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    running = [
-        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=600) for process in running]
-    assert [process.returncode for process in running] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0] != ""
+    build_twice_at_once(LOAD, tmp_path)
     assert len(list((tmp_path / "data").glob("*/*"))) == 1
-    assert not list(tmp_path.rglob("*.tmp"))
