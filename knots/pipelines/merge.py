@@ -128,7 +128,8 @@ def _say_options(plan: MergePlan) -> None:
     chosen = ", ".join(f"{key} {plan.options[key]:g}" for key in ("scale", "density", "drop"))
     source = plan.description["source"]
     if source:
-        log.info("options: %s (published for %s: %s)", chosen, plan.model.name, source)
+        told = source if source.startswith("search") else f"published for {plan.model.name}: {source}"
+        log.info("options: %s (%s)", chosen, told)
         for other in plan.config["merge"].get("also") or ():
             log.info("also published: %s", _other_options(other))
     else:
