@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from knots.adapters import Adapter
 from knots.evaluation import EvaluationResult, Merged
 from knots.pipelines.bench import merged, workshop_for
 from knots.pipelines.identity import merge_identity
-from knots.pipelines.merge import Outcome, answer, run_merge, score
+from knots.pipelines.merge import Outcome, answer, finished_outcome, run_merge, score
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.rehearsal import published_references, rehearse
 from knots.pipelines.search_plan import OPTIONS, SearchPlan
@@ -77,7 +78,7 @@ def run_search(
     """
     shop, console = workshop or workshop_for(plan.merge), console or QUIET
     identity = _identity(plan, shop)
-    name, root = run_id(identity), plan.merge.root.parent / "search"
+    name, root = run_id(identity), _root(plan)
     done = None if plan.merge.force else find_run(root, name)
     if done is not None:
         log.info("the search for %s is finished already: %s", plan.merge.label, done.folder)
@@ -95,6 +96,26 @@ def run_search(
         lines = [json.dumps(trial.to_json()) for trial in scorer.used]
         (draft.folder / "trials.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return SearchOutcome(Run(root / name, draft.metrics, fresh=True), best, tests)
+
+
+def finished_search(plan: SearchPlan, workshop: Workshop) -> SearchOutcome | None:
+    """The outcome of a search that is finished, with all its test runs; None if it is not."""
+    found = find_run(_root(plan), run_id(_identity(plan, workshop)))
+    if found is None:
+        return None
+    if plan.test_split is None:
+        return SearchOutcome(found, None, {})
+    tests = {}
+    for entry in found.metrics["seeds"]:
+        outcome = finished_outcome(plan.tested(entry["chosen"], entry["seed"]), workshop)
+        if outcome is None:
+            return None
+        tests[entry["seed"]] = outcome
+    return SearchOutcome(found, tests[_best(found.metrics["seeds"])["seed"]], tests)
+
+
+def _root(plan: SearchPlan) -> Path:
+    return plan.merge.root.parent / "search"
 
 
 def _identity(plan: SearchPlan, shop: Workshop) -> dict[str, Any]:
