@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,14 @@ def composer(config: Mapping[str, Any]) -> Callable[[str, Sequence[str]], dict[s
 
     def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         loader = GlobalHydra.instance().config_loader()
-        further = [*overrides, *config["overrides"]]
-        composed = loader.load_configuration(name, overrides=further, run_mode=RunMode.RUN)
+        further = [o for o in shlex.split(config["overrides"]) if name == "search" or not _of_a_search(o)]
+        composed = loader.load_configuration(name, overrides=[*overrides, *further], run_mode=RunMode.RUN)
         values = plain(composed)
         del values["hydra"]
         return {**values, **{key: config[key] for key in SHARED}, "force": config["force"]}
 
     return compose
+
+
+def _of_a_search(override: str) -> bool:
+    return override.lstrip("+~").startswith(("search.", "search="))

@@ -3,7 +3,7 @@
 uv run experiments/reproduce.py                                  Table 1 on the miniature, in minutes
 uv run experiments/reproduce.py experiment=table1 trainer=gpu    the paper's own, from the hub
 uv run experiments/reproduce.py experiment=table1 run=false      what is there already; nothing is run
-uv run experiments/reproduce.py experiment=table1 overrides=[batch_size=64]
+uv run experiments/reproduce.py experiment=table1 overrides="batch_size=64 precision=bf16"
 
 A call that was stopped or killed is gone on with by the same command; finished runs and trials are kept.
 """
