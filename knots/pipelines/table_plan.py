@@ -1,4 +1,4 @@
-"""What a table of the paper is made of, checked: from the plain values of a configuration to frozen objects."""
+"""What a table of the paper is made of, checked: from plain values to frozen objects."""
 
 from __future__ import annotations
 
