@@ -278,9 +278,10 @@ def _record(
 
 
 def _caption(plan: SearchPlan) -> str:
+    metric, split = plan.procedure.metric, plan.merge.scoring.split
     return (
-        f"{plan.procedure.metric} of every trial on the {plan.merge.scoring.split} split, against each option "
-        "that was searched, and the best so far; the chosen one is marked"
+        f"{metric} of every trial on the {split} split, against each option that was searched, and the best "
+        "so far; the chosen one is marked"
     )
 
 

@@ -135,6 +135,8 @@ def parse_search(config: Mapping[str, Any]) -> SearchPlan:
     merge = parse_merge({key: value for key, value in config.items() if key not in ("search", "test_split")})
     if merge.kind != "merged":
         raise KnotsError(f"merge={merge.kind}: {merge.kind} merges nothing, so there is nothing to search")
+    if merge.scoring.split == "test":
+        raise KnotsError("split='test': options are never chosen on the test split; use split=validation")
     search = config["search"]
     kind = choice("search.kind", search.get("kind"), KINDS)
     for key in search:

@@ -7,11 +7,17 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments import merge, report
+from experiments import merge, report, reproduce, search
 from tests.miniatures import tiny_adapter, tiny_clip
 
 TASKS = ("digits", "street_numbers", "letters", "textures", "signs", "land_cover", "scenes", "vehicles")
 ITEMS = 24
+COMMANDS = {
+    "merge": merge.main,
+    "report": report.main,
+    "reproduce": reproduce.main,
+    "search": search.main,
+}
 
 
 class Finished(NamedTuple):
@@ -43,7 +49,7 @@ def small(tiny: Path, tmp_path: Path) -> list[str]:
         "logger=none",
         "trainer=cpu",
         *(f"suite.tasks.{task}.sizes.test={ITEMS}" for task in TASKS),
-        *(f"suite.tasks.{task}.sizes.train={ITEMS}" for task in TASKS),
+        *(f"suite.tasks.{task}.sizes.{split}={ITEMS}" for task in TASKS for split in ("train", "validation")),
     ]
 
 
@@ -61,7 +67,7 @@ def command(
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
         code = 0
         try:
-            {"merge": merge.main, "report": report.main}[script]()
+            COMMANDS[script]()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Finished(code, *capsys.readouterr())

@@ -1,0 +1,186 @@
+"""`experiments/reproduce.py` over the tiny CLIP, from the command line to tables and figures."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments._cli import CONF
+from experiments._compose import composer
+from experiments.reproduce import PUBLISHED
+from knots.pipelines.reproduce import KINDS, parse_experiment
+from knots.reporting.published import load_published
+from tests.experiments.conftest import Finished
+
+Command = Callable[..., Finished]
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
+FAST = "search.values.scale=[0.5,1.0] search.values.density=[0.3] search.values.drop=[0.5] search.seeds=[1,2]"
+
+
+@pytest.fixture
+def tiny_run(small: list[str]) -> list[str]:
+    """What the job itself takes of the overrides that make runs tiny, and the rest for its runs."""
+    own = [o for o in small if o.startswith(("paths.", "logger=", "trainer="))]
+    runs = " ".join(o for o in small if o not in own)
+    return [*own, f"overrides={runs} {FAST}"]
+
+
+def folder_of(tmp_path: Path, name: str) -> Path:
+    (found,) = (path for path in (tmp_path / "outputs" / name).iterdir() if not path.name.startswith("."))
+    return found
+
+
+def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list[str], tmp_path: Path):
+    done = command("reproduce", ["experiment=mini_table1", *tiny_run])
+    assert (done.code, done.err) == (0, "")
+    folder = folder_of(tmp_path, "mini_table1")
+    record = json.loads((folder / "metrics.json").read_text())
+    rows = [row["label"] for row in record["sheets"][0]["rows"]]
+    assert [row for row in rows if "mean of" not in row] == [
+        *("Zero-shot", "Fine-tuned", "RegMean", "Task Arithmetic", "TIES", "DARE-TIES"),
+        *("KnOTS-TIES", "KnOTS-DARE-TIES"),
+    ]
+    assert [row for row in rows if "mean of" in row] == [
+        "DARE-TIES, mean of 2 seeds",
+        "KnOTS-DARE-TIES, mean of 2 seeds",
+    ]
+    assert "Table 1 in miniature" in done.out
+    assert max(len(line) for line in done.out.splitlines() if "figures: " not in line) <= 80
+    with (folder / "tables" / "mini_table1.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == len(rows) * 9
+    # The same command finds everything and shows the same.
+    again = command("reproduce", ["experiment=mini_table1", *tiny_run])
+    assert again.code == 0
+    assert folder_of(tmp_path, "mini_table1") == folder
+    assert "evaluating" not in again.out
+    assert json.loads((folder / "metrics.json").read_text()) == record
+
+
+def test_what_was_not_run_is_said(command: Command, tiny_run: list[str], tmp_path: Path):
+    done = command("reproduce", ["experiment=mini_table1", "run=false", *tiny_run])
+    assert (done.code, done.err) == (0, "")
+    assert "not run" in done.out
+    assert not (tmp_path / "outputs" / "merge").exists()
+
+
+def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(
+    command: Command, tiny_run: list[str], tmp_path: Path
+):
+    arguments = ["experiment=mini_table_a1", *tiny_run[:-1], f"{tiny_run[-1]} merge.density=0.7"]
+    done = command("reproduce", [*arguments, "experiment.rows=[finetuned,ties,regmean]"])
+    assert done.code == 2
+    assert "RegMean" in done.err
+    assert "Traceback" not in done.err
+    record = json.loads((folder_of(tmp_path, "mini_table_a1") / "metrics.json").read_text())
+    missing = {row["label"]: row["missing"] for row in record["sheets"][0]["rows"]}
+    assert missing["TIES"] is None
+    assert "density" in missing["RegMean"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["experiment=table9"], "unknown experiment 'table9'"),
+    (["experiment.kind=tabel"], "experiment.kind 'tabel'; did you mean 'table'?"),
+    (["experiment.rows=[tise]"], "unknown merge 'tise'; did you mean 'ties'?"),
+    (["overrides=batchsize=3"], "batchsize"),
+    (["experiment.settings=tuned"], "experiment.settings"),
+    (["+experiment.colour=red"], "unknown key of 'experiment'"),
+])  # fmt: skip
+def test_a_mistake_is_one_message(command: Command, tmp_path: Path, arguments: list[str], message: str):
+    done = command("reproduce", [f"paths.output_dir={tmp_path}/outputs", *arguments])
+    assert (done.code, done.err.count("error: ")) == (2, 1), done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_every_experiment_of_the_issue_has_a_file_and_a_twin():
+    whole = {"table1", "table2", "table3", "table4", "table_a1", "figure2", "figure3", "figure4"}
+    whole.add("rows_vs_columns")
+    assert set(EXPERIMENTS) == whole | {f"mini_{name}" for name in whole}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_s_header_states_command_hardware_and_what_it_is_compared_with(name: str):
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"uv run experiments/reproduce.py experiment={name}" in header
+    for word in ("Hardware:", "Compared with:"):
+        assert word in header
+    values = yaml.safe_load("\n".join(lines))
+    assert values["name"] == name
+    assert values["kind"] in KINDS
+    if name.startswith("mini_"):
+        assert "Not the paper's result" in header
+        assert "miniature" in values["title"]
+        assert values.get("paper") is None
+
+
+@pytest.fixture
+def parsed(tmp_path: Path):
+    """Parses experiments as the entry point does, within Hydra's configuration."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from experiments._cli import plain
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def parse(*overrides: str):
+            loader = GlobalHydra.instance().config_loader()
+            asked = ["logger=none", f"paths.output_dir={tmp_path}", *overrides]
+            loaded = loader.load_configuration("reproduce", overrides=asked, run_mode=RunMode.RUN)
+            del loaded._content["hydra"]
+            config = plain(loaded)
+            return parse_experiment(config, composer(config), load_published(PUBLISHED))
+
+        yield parse
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_a_plan(parsed, name: str):
+    assert parsed(f"experiment={name}").experiment.name == name
+
+
+def test_the_job_s_devices_and_folders_are_those_of_its_runs(parsed, tmp_path: Path):
+    plan = parsed("experiment=table1", "trainer=gpu", "overrides='batch_size=64 search.trials=3'")
+    (table,) = plan.make.args
+    for row in table.rows:
+        assert row.merge.trainer["accelerator"] == "gpu"
+        assert row.merge.root == tmp_path / "merge"
+        assert row.merge.scoring.batch_size == 64
+        assert row.merge.scoring.protocol == "reference"
+
+
+def test_published_options_of_the_paper_s_models_are_in_their_rows(parsed):
+    (table,) = parsed("experiment=table1").make.args
+    options = {row.method: row.merge.options for row in table.rows if row.merge.kind == "merged"}
+    assert (options["knots_ties"]["scale"], options["knots_ties"]["density"]) == (0.6, 0.2)
+    (table,) = parsed("experiment=table3").make.args
+    script = {row.label: row for row in table.rows}["KnOTS-TIES (script)"]
+    assert (script.merge.options["scale"], script.merge.options["density"]) == (1.0, 0.4)
+    assert script.method is None
+
+
+def test_table_1_shows_the_published_figures_though_nothing_was_run(parsed):
+    from knots.pipelines.tables import _published
+
+    (table,) = parsed("experiment=table1").make.args
+    rows = {row.label: row for row in table.rows}
+    assert _published(table, rows["KnOTS-TIES"], "average").published == 68.0
+    assert _published(table, rows["KnOTS-TIES"], "svhn").published == 53.8
+    assert _published(table, rows["Fine-tuned"], "mnist").published == 99.3
+    assert _published(table, rows["RegMean"], "average").second_hand
+    assert _published(table, rows["DARE-TIES"], "svhn").published is None
+    (table,) = parsed("experiment=table_a1").make.args
+    rows = {row.label: row for row in table.rows}
+    assert _published(table, rows["Fisher"], "average").published == 63.9
+    assert _published(table, rows["KnOTS-TIES"], "average").published == 68.0
+    (table,) = parsed("experiment=table4").make.args
+    rows = {row.label: row for row in table.rows}
+    assert _published(table, rows["KnOTS-TIES"], "hits@3").published == 68.1
