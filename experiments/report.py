@@ -17,7 +17,7 @@ def main(config: dict[str, Any]) -> None:
     """Read, sort, show."""
     from rich.console import Console
 
-    from knots.reporting.store import report
+    from knots.reporting.overview import report
 
     Console().print(report(config["paths"]["output_dir"], sort=config["sort"]))
 

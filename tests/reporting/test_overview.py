@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from knots.reporting.overview import report
 from rich.console import Console
 
 from knots.errors import KnotsError
-from knots.reporting.store import report
 from tests.reporting.conftest import make_metrics
 
 
