@@ -41,10 +41,14 @@ def frame(output_dir: str | Path, *, stale: bool = False) -> pd.DataFrame:
         `average/normalized`, `per_task/<task>/accuracy`, `joint/hits@1`, with intervals as `.../low` and
         `.../high`. Numbers are percent and float64, NaN where they do not apply.
     """
-    found = merge_runs(output_dir, stale=stale)
-    rows = [_labels(run) for run in found]
-    options = [_options(run) for run in found]
-    numbers = [dict(_numbers(run.metrics)) for run in found]
+    return frame_of(merge_runs(output_dir, stale=stale))
+
+
+def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
+    """The rows of `frame` for some of the runs, in their order."""
+    rows = [_labels(run) for run in runs]
+    options = [_options(run) for run in runs]
+    numbers = [dict(_numbers(run.metrics)) for run in runs]
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     other = pd.DataFrame(options, index=table.index)
     measured = pd.DataFrame(numbers, index=table.index, dtype="float64")
