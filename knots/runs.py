@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from knots.errors import KnotsError
@@ -30,10 +31,18 @@ log = logging.getLogger(__name__)
 RESULTS_VERSION = 2
 """Raised whenever the same configuration gives other numbers than before."""
 
+SCHEMA = 1
+"""Raised whenever the keys of `metrics.json` change their meaning."""
+
 METRICS = "metrics.json"
+PROVENANCE = "provenance.json"
+CONFIG = "config.yaml"
 PREDICTIONS = "predictions.parquet"
 FORGOTTEN_AFTER = 7 * 24 * 3600.0
 """Seconds after which the partial folder of a process on another machine counts as left behind."""
+
+# Written in C where the library was built with it: a page of many runs reads many files.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -84,6 +93,30 @@ class Run:
         """The run's name."""
         return self.folder.name
 
+    def provenance(self) -> Mapping[str, Any]:
+        """What `provenance.json` holds; empty where it cannot be read."""
+        return _mapping(self.folder / PROVENANCE) or {}
+
+    def config(self) -> Mapping[str, Any]:
+        """What `config.yaml` holds; empty where it cannot be read."""
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            config = yaml.load((self.folder / CONFIG).read_text(encoding="utf-8"), Loader=_LOADER)
+            return config if isinstance(config, dict) else {}
+        return {}
+
+    def predictions(self) -> pd.DataFrame:
+        """Label and prediction of every item, as `EvaluationResult.predictions`.
+
+        Raises:
+            KnotsError: the run keeps none, or they cannot be read.
+        """
+        try:
+            return pd.read_parquet(self.folder / PREDICTIONS)
+        except (OSError, ValueError) as error:
+            raise KnotsError(
+                f"{self.folder} holds no readable {PREDICTIONS} ({error}); delete it or use force=true"
+            ) from error
+
 
 def find_run(root: Path, name: str) -> Run | None:
     """The finished run `name` below `root`, or None.
@@ -104,20 +137,39 @@ def find_run(root: Path, name: str) -> Run | None:
 
 
 def all_runs(output_dir: Path) -> list[Run]:
-    """Every finished run below `output_dir`, in the order of their folders; what is not a run is passed over.
+    """Every finished run of a merge or a baseline below `output_dir`, in the order of their folders.
+
+    What is not a run is passed over.
+    """
+    return [
+        run
+        for run in all_records(output_dir)
+        if "record" not in run.metrics and {"merge", "per_task"} <= run.metrics.keys()
+    ]
+
+
+def all_records(output_dir: Path) -> list[Run]:
+    """Everything finished below `output_dir`, whatever made it, in the order of the folders.
 
     Works while other processes write: partial folders have a leading dot, and a folder that goes away
-    between listing and reading is no run.
+    between listing and reading is not there.
     """
-    runs = []
+    found = []
     for path in sorted(output_dir.glob(f"*/*/{METRICS}")):
         if any(part.startswith(".") for part in path.relative_to(output_dir).parts):
             continue
-        with contextlib.suppress(OSError, ValueError):
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(metrics, dict) and {"schema", "merge", "per_task"} <= metrics.keys():
-                runs.append(Run(path.parent, metrics))
-    return runs
+        metrics = _mapping(path)
+        if metrics is not None and "schema" in metrics:
+            found.append(Run(path.parent, metrics))
+    return found
+
+
+def _mapping(path: Path) -> dict[str, Any] | None:
+    """A mapping from a JSON file; None where there is none, or not a whole one."""
+    with contextlib.suppress(OSError, ValueError):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values if isinstance(values, dict) else None
+    return None
 
 
 @dataclass
@@ -168,7 +220,7 @@ def writing(
         _sweep_out(root)
         folder.mkdir()
         try:
-            _write(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            _write(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
             draft = Draft(folder, {})
             with _log_file(folder / "log.txt"):
                 yield draft
@@ -176,11 +228,12 @@ def writing(
             provenance = {
                 "started": started,
                 "finished": now(),
+                "results_version": RESULTS_VERSION,
                 **describe_machine(),
                 **draft.measured,
                 "identity": identity,
             }
-            _write_json(folder / "provenance.json", provenance)
+            _write_json(folder / PROVENANCE, provenance)
             if is_first_process():
                 _publish(folder, root / name)
         finally:

@@ -23,6 +23,7 @@ FLOORS = [
     {"models"},
     {"provenance"},
     {"runs"},
+    {"store"},
     {"training"},
     {"evaluation", "finetuning", "pretraining"},
     {"search", "analysis"},

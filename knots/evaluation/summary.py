@@ -16,8 +16,7 @@ from knots.errors import KnotsError
 from knots.evaluation.intervals import Bootstrap, Interval, PairedCounts, bootstrap, pair, wilson
 from knots.evaluation.metrics import HITS
 from knots.evaluation.results import EvaluationResult, JointResult
-
-SCHEMA = 1
+from knots.runs import SCHEMA
 
 BOOTSTRAP_SEED = 0
 """Of the intervals' draws: fixed, for an interval is a property of the result, not of the run's seed."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rich.console import Console
 
@@ -230,7 +229,7 @@ def _keep_adapter(adapter: Adapter, folder: Path) -> None:
 def _stored_result(run: Run) -> EvaluationResult:
     """Counts and predictions of a finished run, as a baseline needs them; without the joint counts."""
     metrics = run.metrics
-    predictions = pd.read_parquet(run.folder / PREDICTIONS)
+    predictions = run.predictions()
     tasks = tuple(metrics["per_task"])
     right = (predictions["prediction"] == predictions["label"]).to_numpy(dtype=bool, na_value=False)
     correct = [int(right[(predictions["task"] == task).to_numpy()].sum()) for task in tasks]

@@ -26,19 +26,29 @@ SPECIAL = {
     "\n": " ",
 }
 
+WIDE = 10
+"""The most columns that are set in letters of a readable size."""
+
 
 def latex(sheet: Sheet) -> str:
     r"""A `table` environment; the document needs `\usepackage{booktabs}`."""
     names = 2 if sheet.compares else 1
-    head = " & ".join([*[""] * names, *(escaped(name) for name in sheet.columns)])
+    head = " & ".join([*[""] * names, *(_header(name) for name in sheet.columns)])
     groups = ["\n".join(text for line in row for text in _line(line, sheet)) for row in lines(sheet)]
     body = "\n\\addlinespace\n".join(groups) if sheet.compares else "\n".join(groups)
+    size = r"\small" if len(sheet.columns) <= WIDE else r"\scriptsize"
     return (
-        "\\begin{table}\n\\centering\n"
+        f"\\begin{{table}}\n\\centering{size}\\setlength{{\\tabcolsep}}{{3pt}}\n"
         f"\\caption{{{escaped(sheet.title)}}}\n\\label{{tab:{sheet.name}}}\n"
         f"\\begin{{tabular}}{{{'l' * names}{'r' * len(sheet.columns)}}}\n\\toprule\n"
         f"{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n{_below(sheet)}\\end{{table}}\n"
     )
+
+
+def _header(name: str) -> str:
+    """In as few columns as its words allow."""
+    words = [escaped(word) for word in name.split("_")]
+    return words[0] if len(words) == 1 else "\\shortstack[r]{" + r" \\ ".join(words) + "}"
 
 
 def escaped(words: str) -> str:

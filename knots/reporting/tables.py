@@ -147,11 +147,16 @@ def runs_view(comparisons: Iterable[tuple[str, Metrics]]) -> RenderableType:
     Args:
         comparisons: (run id, metrics) in the order in which they are shown.
     """
+    return Group(*(RunsTable(title, runs) for title, runs in blocks_of(comparisons).items()))
+
+
+def blocks_of(comparisons: Iterable[tuple[str, Metrics]]) -> dict[str, list[tuple[str, Metrics]]]:
+    """Title -> (run id, metrics) of the runs of one model, suite and split."""
     blocks: dict[str, list[tuple[str, Metrics]]] = {}
     for name, metrics in comparisons:
         title = f"{metrics['model']} on {metrics['suite']}, {metrics['split']} split"
         blocks.setdefault(title, []).append((name, metrics))
-    return Group(*(RunsTable(title, runs) for title, runs in blocks.items()))
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ class RunsTable:
         for column in columns:
             table.add_column(_stacked(column), justify="right", no_wrap=True)
         for name, metrics in self.runs:
-            cells = [_plain(_number(metrics, column)) for column in columns]
+            cells = [_plain(run_number(metrics, column)) for column in columns]
             table.add_row(name[:SHORT], _label(metrics) if told else metrics["merge"]["method"], *cells)
         return table
 
@@ -206,7 +211,8 @@ def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
     return console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width
 
 
-def _number(metrics: Metrics, column: str) -> Value:
+def run_number(metrics: Metrics, column: str) -> Value:
+    """The number that stands below a header: "average", "normalized", "hits@k", or a task's name."""
     if column in ("average", "normalized"):
         return average(metrics, {"average": "accuracy"}.get(column, column))
     if column.startswith("hits@"):
@@ -215,13 +221,19 @@ def _number(metrics: Metrics, column: str) -> Value:
 
 
 def _label(metrics: Metrics) -> str:
-    """The method, and the options that tell its runs apart."""
+    """The method, and below it the options that tell its runs apart."""
+    told = told_options(metrics)
+    return "\n  ".join([str(metrics["merge"]["method"]), *([told] if told else [])])
+
+
+def told_options(metrics: Metrics) -> str:
+    """The options of a run that do not go without saying, as "scale 0.6, density 0.2"."""
     merge = metrics["merge"]
     words = [f"{key} {merge[key]:g}" for key in TOLD if merge.get(key) not in (None, TOLD[key])]
     words += [f"{key} {merge[key]}" for key in SAID if merge.get(key) not in (None, SAID[key])]
     if merge.get("drop"):
         words.append(f"seed {metrics['seed']}")
-    return "\n  ".join([str(merge["method"]), *([", ".join(words)] if words else [])])
+    return ", ".join(words)
 
 
 def _stacked(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The report over an output folder."""
+"""All runs of an output folder, sorted and in every format."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from knots.errors import KnotsError
-from knots.reporting.store import report
+from knots.reporting.overview import read_overview, text
 from tests.reporting.conftest import make_metrics
 
 
@@ -25,7 +25,7 @@ def outputs(tmp_path: Path) -> Path:
 def order(outputs: Path, sort: str) -> list[str]:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(report(outputs, sort=sort))
+        console.print(text(read_overview(outputs, sort=sort)))
     words = [line.split()[0] for line in captured.get().splitlines() if line.strip()]
     return [word for word in words if word in ("aaa", "bbb", "ccc")]
 
@@ -46,6 +46,6 @@ def test_runs_are_sorted_and_those_without_the_number_come_last(
 
 
 def test_no_runs_and_an_unknown_order_are_said(tmp_path: Path):
-    assert "no finished runs below" in str(report(tmp_path, sort="joint"))
+    assert "no finished runs below" in str(text(read_overview(tmp_path, sort="joint")))
     with pytest.raises(KnotsError, match="unknown sort 'acuracy'; did you mean 'accuracy'"):
-        report(tmp_path, sort="acuracy")
+        read_overview(tmp_path, sort="acuracy")
