@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from experiments._session import TaskLoggers
+from experiments._logging import TaskLoggers
 
 
 def config(folder: Path, target: str | None) -> dict[str, Any]:
