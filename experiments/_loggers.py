@@ -1,7 +1,8 @@
 """One run of the logger that the configuration names: opened, filled, ended.
 
 The numbers go to every logger; tables, figures and merged adapters to W&B, which has a place for them. The
-run folder is whole before anything here begins, so a logger that fails is a warning.
+run folder is whole before anything here begins, so a logger that fails is a warning, whatever it raises: the
+process that W&B runs beside ours may die, and a server may answer what W&B cannot read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import pandas as pd
 
 from knots.runs import is_first_process
 
@@ -37,7 +37,7 @@ class Entry:
         tags: what runs are filtered by.
         config: the configuration, with the run id.
         numbers: name -> value.
-        tables: name -> rows.
+        tables: name -> rows, each column -> value.
         figures: name -> (image file, caption).
         adapter: the merged adapter's folder; None where nothing was merged.
         about: what is noted of the adapter.
@@ -49,7 +49,7 @@ class Entry:
     tags: Sequence[str]
     config: Config
     numbers: Mapping[str, float] = field(default_factory=dict)
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     figures: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
     adapter: Path | None = None
     about: Config = field(default_factory=dict)
@@ -82,7 +82,7 @@ def write_entry(entry: Entry, settings: Config, group: str | None) -> None:
         if is_wandb(settings):
             _log_media(logger, entry, settings.get("artifacts", False))
         logger.finalize("success")
-    except failures() as error:
+    except Exception as error:
         log.warning("%s is finished, but could not be logged: %s", entry.name, error)
     end_logger(entry.name)
 
@@ -101,20 +101,13 @@ def open_logger(entry: Entry, settings: Config, group: str | None) -> Any:
 
 def end_logger(name: str) -> None:
     """End the run of W&B that this process has open, if it has one; `name` is what a warning calls it."""
-    import wandb
-
     try:
+        import wandb
+
         if wandb.run is not None:
             wandb.run.finish()
-    except failures() as error:
+    except Exception as error:
         log.warning("%s is finished, but its logger could not end: %s", name, error)
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """What a logger that has no room, no network or no key raises."""
-    import wandb
-
-    return (wandb.errors.Error, OSError)
 
 
 def log_trials(logger: Any, trials: Iterable[Mapping[str, Any]]) -> None:
@@ -149,8 +142,11 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _log_media(logger: Any, entry: Entry, limit: object) -> None:
     """Tables, figures and the merged adapter."""
-    for name, frame in entry.tables.items():
-        logger.log_table(name, dataframe=frame)
+    for name, rows in entry.tables.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        logger.log_table(
+            name, columns=columns, data=[[row.get(column) for column in columns] for row in rows]
+        )
     for name, (image, caption) in entry.figures.items():
         logger.log_image(name, [str(image)], caption=[caption])
     if entry.adapter is not None and _fits(entry.adapter, limit):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from experiments._loggers import (
     Config,
     Entry,
     end_logger,
-    failures,
     is_wandb,
     is_wanted,
     log,
@@ -23,10 +21,9 @@ from experiments._loggers import (
     write_entry,
 )
 from knots.pipelines import Outcome
-from knots.provenance import describe_machine
 from knots.runs import Run
 
-__all__ = ["TaskLoggers", "log_outcome", "log_record", "log_trials", "sheet_frame"]
+__all__ = ["TaskLoggers", "log_outcome", "log_record", "log_trials", "sheet_rows"]
 
 ENTRY_POINTS = {"search": "search", "analysis": "analyze", "experiment": "reproduce"}
 """Kind of a record -> the entry point that makes it, as W&B's job type."""
@@ -84,7 +81,7 @@ def log_record(
         tags=[title],
         config={**config, "run_id": folder.name},
         numbers={**found, **{key: ours for sheet in sheets.values() for key, ours in _sheet_numbers(sheet)}},
-        tables={name: sheet_frame(sheet) for name, sheet in sheets.items()},
+        tables={name: sheet_rows(sheet) for name, sheet in sheets.items()},
         figures=_figures(folder, record.get("figures")),
         trials=(record.get("trials") or ()) if trials is None else trials,
     )
@@ -115,7 +112,7 @@ class TaskLoggers:
         try:
             logger = open_logger(entry, self.config["logger"], None)
             logger.log_hyperparams(dict(entry.config))
-        except failures() as error:
+        except Exception as error:
             log.warning("%s is trained without a logger: %s", task, error)
             self.close()
             return None
@@ -128,27 +125,27 @@ class TaskLoggers:
             end_logger(name)
 
 
-def sheet_frame(sheet: Mapping[str, Any]) -> pd.DataFrame:
-    """A sheet, as `Sheet.to_json` gives it, as a frame.
+def sheet_rows(sheet: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a sheet, as `Sheet.to_json` gives it.
 
-    Each column becomes three: ours, published, difference. The last column says why a row has no numbers.
+    Each column becomes three: ours, published, difference. The last one says why a row has no numbers.
     """
     rows = []
     for row in sheet["rows"]:
         values: dict[str, Any] = {"row": row["label"]}
-        for column, cell in zip(sheet["columns"], row["cells"], strict=False):
+        for column, cell in zip(sheet["columns"], row["cells"], strict=True):
             ours, published = cell.get("ours"), cell.get("published")
             values[str(column)] = ours
             values[f"{column} (published)"] = published
             values[f"{column} (difference)"] = None if None in (ours, published) else ours - published
         rows.append({**values, "missing": row.get("missing")})
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _sheet_numbers(sheet: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Our own number of every cell, under `<sheet>/<row>/<column>`."""
     for row in sheet["rows"]:
-        for column, cell in zip(sheet["columns"], row["cells"], strict=False):
+        for column, cell in zip(sheet["columns"], row["cells"], strict=True):
             if cell.get("ours") is not None:
                 yield f"{sheet['name']}/{row['label']}/{column}", float(cell["ours"])
 
@@ -164,7 +161,7 @@ def _merge_entry(run: Run, config: Config) -> Entry:
         tags=[str(merge["method"])],
         config={**config, "merge": dict(merge), "seed": metrics["seed"], "run_id": run.run_id},
         numbers=numbers(metrics),
-        tables={"per_task": pd.DataFrame(per_task)},
+        tables={"per_task": per_task},
         figures=_figures(run.folder, None),
         adapter=adapter if adapter.is_dir() else None,
         about={
@@ -172,9 +169,17 @@ def _merge_entry(run: Run, config: Config) -> Entry:
             **{key: metrics[key] for key in ("model", "suite", "split", "seed")},
             "method": merge["method"],
             "options": {key: value for key, value in merge.items() if key not in ("kind", "method")},
-            "commit": describe_machine()["commit"],
+            "commit": _commit(run),
         },
     )
+
+
+def _commit(run: Run) -> Any:
+    """The commit that the run was made at, which need not be this process's; None where none is known."""
+    try:
+        return json.loads((run.folder / "provenance.json").read_text(encoding="utf-8")).get("commit")
+    except (OSError, ValueError):
+        return None
 
 
 def _figures(folder: Path, listed: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Path, str]]:

@@ -1,5 +1,6 @@
 """The real entry points over the tiny CLIP and small splits of the miniature suite."""
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments import merge, report
 from tests.miniatures import tiny_adapter, tiny_clip
 
 TASKS = ("digits", "street_numbers", "letters", "textures", "signs", "land_cover", "scenes", "vehicles")
@@ -61,7 +61,7 @@ def command(
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
         code = 0
         try:
-            {"merge": merge.main, "report": report.main}[script]()
+            importlib.import_module(f"experiments.{script}").main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Finished(code, *capsys.readouterr())
