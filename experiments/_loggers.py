@@ -115,12 +115,12 @@ def log_trials(logger: Any, trials: Iterable[Mapping[str, Any]]) -> None:
 
     Args:
         logger: a logger of Lightning.
-        trials: in order; every number of a trial is logged as `search/<key>`, and the largest `value` so far
-            as `search/best`.
+        trials: in order; every number of a trial and of its `options` is logged as `search/<key>`, and the
+            largest `value` so far as `search/best`.
     """
     best: float | None = None
     for step, trial in enumerate(trials):
-        found = numbers(trial)
+        found = {key.removeprefix("options/"): number for key, number in numbers(trial).items()}
         value = found.get("value")
         if value is not None:
             best = value if best is None else max(best, value)

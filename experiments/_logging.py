@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from experiments._loggers import (
     Config,
@@ -27,9 +28,6 @@ __all__ = ["TaskLoggers", "log_outcome", "log_record", "log_trials", "sheet_rows
 
 ENTRY_POINTS = {"search": "search", "analysis": "analyze", "experiment": "reproduce"}
 """Kind of a record -> the entry point that makes it, as W&B's job type."""
-
-APART = ("schema", "sheets", "figures", "trials")
-"""Keys of a record that are not logged as plain numbers."""
 
 
 def log_outcome(outcome: Outcome, config: Config, *, group: str | None = None) -> None:
@@ -74,16 +72,16 @@ def log_record(
     kind = str(record["record"])
     title = str(record.get("experiment") or kind)
     sheets = {str(sheet["name"]): sheet for sheet in record.get("sheets") or ()}
-    found = numbers({key: value for key, value in record.items() if key not in APART})
+    subject = [title] if "experiment" in record else [title, *_subject(record)]
     entry = Entry(
-        name=f"{title}-{folder.name}",
+        name="-".join([*subject, folder.name]),
         job_type=ENTRY_POINTS.get(kind, kind),
-        tags=[title],
+        tags=[subject[-1]],
         config={**config, "run_id": folder.name},
-        numbers={**found, **{key: ours for sheet in sheets.values() for key, ours in _sheet_numbers(sheet)}},
+        numbers=numbers(record) | {k: ours for sheet in sheets.values() for k, ours in _sheet_numbers(sheet)},
         tables={name: sheet_rows(sheet) for name, sheet in sheets.items()},
         figures=_figures(folder, record.get("figures")),
-        trials=(record.get("trials") or ()) if trials is None else trials,
+        trials=_trials(record) if trials is None else trials,
     )
     write_entry(entry, config["logger"], group)
 
@@ -150,16 +148,30 @@ def _sheet_numbers(sheet: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 yield f"{sheet['name']}/{row['label']}/{column}", float(cell["ours"])
 
 
+def _subject(record: Mapping[str, Any]) -> list[str]:
+    """The model and method that a record is about, as far as it names them."""
+    return [str(record[key]) for key in ("model", "method") if record.get(key)]
+
+
+def _trials(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The trials of a search; where several seeds were searched, one seed's after the other's."""
+    parts = [record, *(record.get("seeds") or ())]
+    return [trial for part in parts for trial in part.get("trials") or ()]
+
+
 def _merge_entry(run: Run, config: Config) -> Entry:
-    """A merge run or a baseline; its configuration says what was merged in it."""
+    """A merge run or a baseline, under the configuration that it was made with.
+
+    That is not the command's where a baseline was made beside a merge, or a merge for an experiment.
+    """
     metrics, merge = run.metrics, run.metrics["merge"]
-    adapter = run.folder / "adapter"
+    own, adapter = _beside(run, "config.yaml") or config, run.folder / "adapter"
     per_task = [{"task": task, **numbers(found)} for task, found in metrics["per_task"].items()]
     return Entry(
         name=f"{metrics['model']}-{merge['method']}-{run.run_id}",
         job_type="merge",
         tags=[str(merge["method"])],
-        config={**config, "merge": dict(merge), "seed": metrics["seed"], "run_id": run.run_id},
+        config={**own, "merge": dict(merge), "seed": metrics["seed"], "run_id": run.run_id},
         numbers=numbers(metrics),
         tables={"per_task": per_task},
         figures=_figures(run.folder, None),
@@ -169,22 +181,22 @@ def _merge_entry(run: Run, config: Config) -> Entry:
             **{key: metrics[key] for key in ("model", "suite", "split", "seed")},
             "method": merge["method"],
             "options": {key: value for key, value in merge.items() if key not in ("kind", "method")},
-            "commit": _commit(run),
+            "commit": (_beside(run, "provenance.json") or {}).get("commit"),
         },
     )
 
 
-def _commit(run: Run) -> Any:
-    """The commit that the run was made at, which need not be this process's; None where none is known."""
+def _beside(run: Run, name: str) -> dict[str, Any] | None:
+    """What a file of the run folder holds, YAML or JSON; None where it cannot be read."""
     try:
-        return json.loads((run.folder / "provenance.json").read_text(encoding="utf-8")).get("commit")
-    except (OSError, ValueError):
+        return yaml.safe_load((run.folder / name).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
         return None
 
 
 def _figures(folder: Path, listed: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Path, str]]:
     """Name -> (image, caption) of the figures that a record lists, or of all that the folder has."""
-    if listed is None:
+    if not listed:
         return {path.stem: (path, path.stem) for path in sorted((folder / "figures").glob("*.png"))}
     paths = ((folder / str(figure["file"]), str(figure.get("caption") or "")) for figure in listed)
     return {path.stem: (path, caption) for path, caption in paths}

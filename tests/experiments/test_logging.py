@@ -51,6 +51,10 @@ def same_as_the_run_folder(run: OfflineRun, outputs: Path) -> dict[str, Any]:
     folder = outputs / "merge" / run.config["run_id"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert run.config["merge"] == metrics["merge"]
+    own = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {key: run.config[key] for key in ("model", "split", "max_rank")} == {
+        key: own[key] for key in ("model", "split", "max_rank")
+    }
     assert run.name == f"mini_clip-{metrics['merge']['method']}-{folder.name}"
     expected = numbers(metrics)
     assert expected["average/accuracy"] == metrics["average"]["accuracy"]
@@ -197,16 +201,19 @@ def test_a_record_has_its_sheets_figures_numbers_and_curve(tmp_path: Path):
     assert [row.get("search/value") for row in steps] == [50, 55, None, 52]
     assert [row["search/best"] for row in steps] == [50, 55, 55, 55]
     assert [row["search/scale"] for row in steps] == [0.1, 0.2, 0.3, 0.4]
-    assert {row["search/options/density"] for row in steps} == {0.5}
+    assert {row["search/density"] for row in steps} == {0.5}
 
 
 def test_a_search_s_own_trials_are_its_curve(tmp_path: Path):
-    record = {"schema": 1, "record": "search", "trials": TRIALS, "best": {"value": 55.0}}
+    seeds = [{"seed": seed, "trials": TRIALS[2 * seed : 2 * seed + 2]} for seed in (0, 1)]
+    record = {"schema": 1, "record": "search", "model": "mini_clip", "method": "ties", "figures": []}
+    record |= {"seeds": seeds, "value": 55.0}
     log_record(tmp_path / "search" / "aaa", record, wandb_settings(tmp_path))
     (run,) = offline_runs(tmp_path)
-    assert (run.name, run.group, run.job_type) == ("search-aaa", "default", "search")
+    assert (run.name, run.group, run.job_type) == ("search-mini_clip-ties-aaa", "default", "search")
+    assert run.tags == ["ties"]
     assert len([row for row in run.history if "search/value" in row]) == 3
-    assert run.numbers["best/value"] == 55
+    assert run.numbers["value"] == 55
 
 
 def test_a_csv_logger_gets_a_record_s_numbers_and_curve(tmp_path: Path):
