@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hydra
 import yaml
@@ -32,6 +33,9 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 MISTAKE = 2
 INTERRUPTED = 130
 TERMINATED = 143
+
+WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
+"""Names of W&B's public server; which of them `wandb login` writes down depends on its version."""
 
 Task = Callable[[dict[str, Any]], None]
 
@@ -250,8 +254,15 @@ def when(value: str, expected: str, then: Any, otherwise: Any) -> Any:
 
 def wandb_mode() -> str:
     """What WANDB_MODE says; else online where a key for Weights & Biases is configured, offline without."""
-    configured = os.environ.get("WANDB_API_KEY") or _netrc_has("api.wandb.ai")
-    return os.environ.get("WANDB_MODE") or ("online" if configured else "offline")
+    return os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+
+
+def has_wandb_key(server: str | None = None) -> bool:
+    """Whether a key for W&B's `server` is configured; None is that of WANDB_BASE_URL, else the public one."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    host = urlsplit(server or os.environ.get("WANDB_BASE_URL") or "").netloc or WANDB_HOSTS[0]
+    return any(_netrc_has(name) for name in (WANDB_HOSTS if host in WANDB_HOSTS else (host,)))
 
 
 def _netrc_has(host: str) -> bool:

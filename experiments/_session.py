@@ -1,4 +1,4 @@
-"""A terminal that shows our own lines, bars and tables and nobody else's; and the loggers."""
+"""A terminal that shows our own lines, bars and tables and nobody else's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
-import hydra
-import pandas as pd
 from huggingface_hub import constants
 from huggingface_hub.utils import enable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
@@ -24,8 +21,6 @@ from knots.reporting import render
 from knots.reporting.searches import search_view
 from knots.reporting.tables import result_view
 from knots.runs import is_first_process
-
-log = logging.getLogger("knots.experiments")
 
 
 class _ConsoleHandler(logging.Handler):
@@ -102,92 +97,3 @@ def show_experiment(done: Reproduced, console: Console) -> None:
     for note in done.run.metrics["notes"]:
         console.print(Text(f"note: {note}"))
     console.print(Text(f"Tables and figures: {done.run.folder}"), soft_wrap=True)
-
-
-def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:
-    """Give a fresh run's numbers, table and figure to the logger that the configuration names."""
-    if not outcome.run.fresh or not is_first_process() or not config["logger"].get("_target_"):
-        return
-    wandb = _silent_wandb()
-    logger = hydra.utils.instantiate(config["logger"])
-    try:
-        logger.log_hyperparams({**config, "run_id": outcome.run.run_id})
-        logger.log_metrics(_numbers(outcome.run.metrics))
-        if hasattr(logger, "log_table"):
-            logger.log_table("per_task", dataframe=_frame(outcome))
-            logger.log_image("accuracy", [str(outcome.run.folder / "figures" / "accuracy.png")])
-        logger.finalize("success")
-        _finish(logger)
-    except (wandb.errors.Error, OSError) as error:
-        log.warning("the run is finished, but %s could not log it: %s", type(logger).__name__, error)
-
-
-class TaskLoggers:
-    """Gives each task's training a logger of its own, made from the configuration; closed with the block."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.current: Any = None
-
-    def __enter__(self) -> TaskLoggers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __call__(self, task: str) -> Any:
-        """A fresh logger for the training of `task`; None where the configuration names none."""
-        settings = self.config["logger"]
-        if not settings.get("_target_") or not is_first_process():
-            return None
-        wandb = _silent_wandb()
-        name = "/".join(filter(None, [settings.get("name"), f"{self.config['model']['name']}-{task}"]))
-        try:
-            logger = hydra.utils.instantiate(settings, name=name)
-            logger.log_hyperparams({**self.config, "task": task})
-        except (wandb.errors.Error, OSError) as error:
-            log.warning("%s is trained without a logger: %s", task, error)
-            return None
-        self.current = logger
-        return logger
-
-    def close(self) -> None:
-        """End the current task's run."""
-        logger, self.current = self.current, None
-        if logger is not None:
-            _finish(logger)
-
-
-def _silent_wandb() -> Any:
-    """W&B, imported only where something is logged: what is skipped should not wait for it."""
-    import wandb
-
-    # The configuration silences a run; this, what is said before there is one.
-    wandb.setup(wandb.Settings(silent=True))
-    return wandb
-
-
-def _finish(logger: Any) -> None:
-    """End a logger's run, if it is one of W&B."""
-    import wandb
-
-    if isinstance(logger.experiment, wandb.Run):
-        logger.experiment.finish()
-
-
-def _numbers(metrics: Any, prefix: str = "") -> dict[str, float]:
-    """Every number of `metrics.json` under a name like `per_task/digits/accuracy`."""
-    found: dict[str, float] = {}
-    for key, value in metrics.items():
-        if isinstance(value, dict):
-            found |= _numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[prefix + key] = value
-    return found
-
-
-def _frame(outcome: Outcome) -> pd.DataFrame:
-    """One row a task, with the numbers of `per_task`."""
-    tasks = outcome.run.metrics["per_task"]
-    rows = [{"task": task, **_numbers(numbers)} for task, numbers in tasks.items()]
-    return pd.DataFrame(rows)

@@ -25,7 +25,8 @@ from experiments._cli import entry_point
 )
 def main(config: dict[str, Any]) -> None:
     """Train what is not there yet; print each task's accuracy on the validation split."""
-    from experiments._session import TaskLoggers, session
+    from experiments._logging import TaskLoggers
+    from experiments._session import session
     from knots.finetuning import finetune_tasks, parse_plan
     from knots.pipelines.model_plan import parse_model
     from knots.suites.data import DataOptions

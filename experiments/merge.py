@@ -17,7 +17,8 @@ from experiments._cli import entry_point
 @entry_point("merge")
 def main(config: dict[str, Any]) -> None:
     """Merge, evaluate, show, log."""
-    from experiments._session import log_outcome, session, show_outcome
+    from experiments._logging import log_outcome
+    from experiments._session import session, show_outcome
     from knots.pipelines import parse_merge, run_merge
 
     plan = parse_merge(config)

@@ -21,7 +21,8 @@ PUBLISHED = CONF.parent / "benchmarks" / "published.csv"
 def main(config: dict[str, Any]) -> None:
     """Run what is missing, show, log."""
     from experiments._compose import composer
-    from experiments._session import log_outcome, session, show_experiment
+    from experiments._logging import log_outcome, log_record
+    from experiments._session import session, show_experiment
     from knots.errors import KnotsError
     from knots.pipelines.reproduce import parse_experiment, run_experiment
     from knots.reporting.published import load_published
@@ -32,6 +33,8 @@ def main(config: dict[str, Any]) -> None:
         show_experiment(done, console)
         for outcome in done.product.outcomes:
             log_outcome(outcome, config)
+        if done.run.fresh:
+            log_record(done.run.folder, done.run.metrics, config)
     if done.product.failures:
         raise KnotsError(
             f"{', '.join(done.product.failures)} could not be run; the rest is kept: {done.run.folder}"

@@ -19,7 +19,8 @@ from experiments._cli import entry_point
 @entry_point("search", stopped="stopped; the same command goes on after the last trial")
 def main(config: dict[str, Any]) -> None:
     """Search, test, show, log."""
-    from experiments._session import log_outcome, session, show_search
+    from experiments._logging import log_outcome, log_record
+    from experiments._session import session, show_search
     from knots.pipelines.search import run_search
     from knots.pipelines.search_plan import parse_search
 
@@ -29,6 +30,8 @@ def main(config: dict[str, Any]) -> None:
         show_search(outcome, console)
         for test in outcome.tests.values():
             log_outcome(test, config)
+        if outcome.run.fresh:
+            log_record(outcome.run.folder, outcome.run.metrics, config)
 
 
 if __name__ == "__main__":

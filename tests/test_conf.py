@@ -189,12 +189,14 @@ def test_finetune_auto_is_the_recipe_that_the_model_names(conf: Path):
     assert _mistake(failed.value) == expected
 
 
-def test_runs_of_both_entry_points_are_told_apart():
-    found = {entry: composed("logger=wandb", entry=entry)["logger"] for entry in ("merge", "finetune")}
-    assert {entry: logger["job_type"] for entry, logger in found.items()} == {e: e for e in found}
-    assert found["merge"]["tags"] == ["knots_ties"]
-    assert found["finetune"]["tags"] == ["lora"]
-    assert found["merge"]["group"] == found["finetune"]["group"] == "mini_clip-mini_vision8"
+@pytest.mark.parametrize("entry", ["merge", "finetune"])
+def test_runs_are_grouped_by_experiment_or_else_by_model_and_suite(entry: str):
+    assert composed("logger=wandb", entry=entry)["logger"]["group"] == "mini_clip-mini_vision8"
+    part_of_one = composed("logger=wandb", "+experiment.name=mini_table1", entry=entry)
+    assert part_of_one["logger"]["group"] == "mini_table1"
+    assert composed("logger=wandb", "+experiment=null", entry=entry)["logger"]["group"].startswith(
+        "mini_clip"
+    )
 
 
 def test_a_suite_of_another_modality_is_refused():

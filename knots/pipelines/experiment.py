@@ -21,7 +21,7 @@ from knots.pipelines.workshop import Workshop
 from knots.reporting.figures import save_figure
 from knots.reporting.render import write_sheet
 from knots.reporting.sheets import Sheet
-from knots.runs import Run, run_id, writing
+from knots.runs import Run, find_run, run_id, writing
 
 log = logging.getLogger(__name__)
 
@@ -129,11 +129,15 @@ class Runner:
 def keep(experiment: Experiment, product: Product) -> Run:
     """Write tables and figures into a folder of their own below the experiment's name.
 
-    The folder's id follows from the tables: another one where a number has changed or been added.
+    The folder's id follows from the tables: another one where a number has changed or been added, and the
+    same folder as before where none has.
     """
     sheets = [sheet.to_json() for sheet in product.sheets]
     identity = {"kind": "experiment", "experiment": experiment.name, "sheets": sheets, "runs": product.runs}
     name, root = run_id(identity), experiment.root / experiment.name
+    found = find_run(root, name)
+    if found is not None and not experiment.config.get("force"):
+        return found
     with writing(root, name, config=experiment.config, identity=identity) as draft:
         for sheet in product.sheets:
             write_sheet(sheet, draft.folder / "tables")

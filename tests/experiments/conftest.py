@@ -1,5 +1,6 @@
 """The real entry points over the tiny CLIP and small splits of the miniature suite."""
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,17 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments import merge, report, reproduce, search
 from tests.miniatures import tiny_adapter, tiny_clip
 
 TASKS = ("digits", "street_numbers", "letters", "textures", "signs", "land_cover", "scenes", "vehicles")
 ITEMS = 24
-COMMANDS = {
-    "merge": merge.main,
-    "report": report.main,
-    "reproduce": reproduce.main,
-    "search": search.main,
-}
 
 
 class Finished(NamedTuple):
@@ -67,7 +61,7 @@ def command(
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
         code = 0
         try:
-            COMMANDS[script]()
+            importlib.import_module(f"experiments.{script}").main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Finished(code, *capsys.readouterr())
