@@ -76,7 +76,7 @@ def _run(task: Task, config_name: str, stopped: str) -> int:
     """Compose and run; returns the exit code."""
     # Hydra would print errors its own way and exit with 1: with this it hands them to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     mistakes: list[str] = []
 
     @functools.wraps(task)
@@ -134,7 +134,7 @@ def _renamed(argument: str, aliases: Mapping[str, str]) -> str:
     return f"{aliases[key]}={value}" if equals and key in aliases else argument
 
 
-def _quoted(argument: str) -> str:
+def quoted(argument: str) -> str:
     """Quote values that Hydra's grammar would take apart: overrides within one, and `{task}`."""
     key, _, value = argument.partition("=")
     if key == "overrides" and value[:1] not in ("'", '"'):

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from experiments._cli import plain
+from experiments._cli import plain, quoted
 
 SHARED = ("trainer", "paths", "logger")
 """Groups that the runs take over from the job."""
@@ -28,7 +28,7 @@ def composer(config: Mapping[str, Any]) -> Callable[[str, Sequence[str]], dict[s
 
     def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         loader = GlobalHydra.instance().config_loader()
-        asked = [*overrides, *shlex.split(config["overrides"])]
+        asked = [*overrides, *map(quoted, shlex.split(config["overrides"]))]
         fitting = [override for override in asked if name == "search" or not _of_a_search(override)]
         composed = loader.load_configuration(name, overrides=fitting, run_mode=RunMode.RUN)
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])

@@ -71,21 +71,22 @@ def test_what_was_not_run_is_said(command: Command, tiny_run: list[str], tmp_pat
 def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(
     command: Command, tiny_run: list[str], tmp_path: Path
 ):
-    arguments = ["experiment=mini_table_a1", *tiny_run[:-1], f"{tiny_run[-1]} merge.density=0.7"]
-    done = command("reproduce", [*arguments, "experiment.rows=[finetuned,ties,regmean]"])
+    bad = '{merge: knots_ties, label: Bad, published: false, overrides: ["merge.density=7"]}'
+    arguments = ["experiment=mini_table_a1", "experiment.settings=published", f"experiment.rows=[ties,{bad}]"]
+    done = command("reproduce", [*arguments, *tiny_run])
     assert done.code == 2
-    assert "RegMean" in done.err
+    assert "error: Bad could not be run, as said above; the rest is in" in done.err
     assert "Traceback" not in done.err
     record = json.loads((folder_of(tmp_path, "mini_table_a1") / "metrics.json").read_text())
     missing = {row["label"]: row["missing"] for row in record["sheets"][0]["rows"]}
     assert missing["TIES"] is None
-    assert "density" in missing["RegMean"]
+    assert "density" in missing["Bad"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["experiment=table9"], "unknown experiment 'table9'"),
     (["experiment.kind=tabel"], "experiment.kind 'tabel'; did you mean 'table'?"),
-    (["experiment.rows=[tise]"], "unknown merge 'tise'; did you mean 'ties'?"),
+    (["experiment.rows=[tise]"], "unknown merge 'tise'; did you mean 'ties'"),
     (["overrides=batchsize=3"], "batchsize"),
     (["experiment.settings=tuned"], "experiment.settings"),
     (["+experiment.colour=red"], "unknown key of 'experiment'"),
