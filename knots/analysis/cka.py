@@ -3,8 +3,8 @@
 CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) for the Gram matrices K = X X' and L = Y Y' of two
 representations (arXiv 1905.00414). No n x n matrix is ever formed, and no activations are kept.
 
-Representations here are linear images x_i = C_i u of common coordinates u. With M = sum u u', s = sum u and the
-squared norms k_i = |C_i u|^2 of each row:
+Representations here are linear images x_i = C_i u of common coordinates u. With M = sum u u', s = sum u and
+the squared norms k_i = |C_i u|^2 of each row:
 
 - biased:   HSIC = |C_i M_c C_j'|^2 with the centred M_c = M - s s' / n;
 - debiased: the unbiased estimator (Song et al. 2012; for CKA over batches arXiv 2010.15327) works on Gram
@@ -14,17 +14,18 @@ squared norms k_i = |C_i u|^2 of each row:
   1'K~1 = |C_i s|^2 - sum k_i, and, with (K~1)_row = u' C_i' C_i s - k_i and w_i = C_i' C_i s,
   1'K~L~1 = w_i' M w_j - w_i' sum u k_j - w_j' sum u k_i + sum k_i k_j.
 
-So M, s, sum u k', sum k k' and sum k suffice, all of them sums over rows. Adding one vector to all rows changes
-neither estimate; the mean of the first batch is taken off every row, for the sake of rounding.
+So M, s, sum u k', sum k k' and sum k suffice, all of them sums over rows. Adding one vector to all rows
+changes neither estimate; the mean of the first batch is taken off every row, for the sake of rounding.
 
-CKA does not see orthonormal maps: any C_i with C_i' C_i = L_i' L_i stands for a map L_i. All of it is in float64.
+CKA does not see orthonormal maps: any C_i with C_i' C_i = L_i' L_i stands for a map L_i. All in float64.
 
-Shapes: T representations, B rows of a batch, n rows in all, I features of a row, d coordinates, R rows of a map.
+Shapes: T representations, B rows of a batch, n rows in all, I features, d coordinates, R rows of a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,11 +51,11 @@ class Moments:
     """Sums over rows from which the CKA of every pair of T representations follows, for several sets of them.
 
     Args:
-        sets: name -> T maps C_i [R_i, I]; representation i of a row x is C_i x. They may have any precision.
+        sets: any name -> T maps C_i [R_i, I]; representation i of a row x is C_i x. Of any precision.
         device: where the rows are; the sums lie there.
     """
 
-    def __init__(self, sets: Mapping[str, Sequence[Tensor]], device: torch.device | str = "cpu") -> None:
+    def __init__(self, sets: Mapping[Any, Sequence[Tensor]], device: torch.device | str = "cpu") -> None:
         maps = {name: [c.to(device) for c in found] for name, found in sets.items()}
         self._basis = spanning_rows([c for found in maps.values() for c in found])
         self._maps = {name: [self._in_coordinates(c) for c in found] for name, found in maps.items()}
@@ -84,7 +85,7 @@ class Moments:
             for some in torch.split(u, max(1, CHUNK // max(1, max(len(c) for c in maps)))):
                 self._norms[name].add(some, maps)
 
-    def cka(self, name: str, *, debiased: bool) -> Tensor:
+    def cka(self, name: Hashable, *, debiased: bool) -> Tensor:
         """CKA of every pair of one set, [T, T] on the CPU: symmetric, with ones on its diagonal.
 
         A representation that does not vary over the rows, as that of a zero update, has no CKA: NaN.
@@ -106,7 +107,7 @@ class Moments:
         # Not 1 to the last bit by division; NaN stays.
         return torch.where(torch.eye(len(cka), dtype=torch.bool, device=cka.device), cka.round(), cka).cpu()
 
-    def _lengths(self, name: str) -> Tensor:
+    def _lengths(self, name: Hashable) -> Tensor:
         """The sum of |C_i x|^2 over all rows as they came, [T]."""
         assert self._shift is not None
         constant = torch.stack([(c.double() @ self._shift).square().sum() for c in self._maps[name]])
@@ -116,8 +117,8 @@ class Moments:
         centred = self._square - torch.outer(self._sum, self._sum) / self.rows
         return _squared_products(maps, centred)
 
-    def _debiased(self, name: str) -> Tensor:
-        """n (n - 3) times the unbiased HSIC, [T, T]."""
+    def _debiased(self, name: Hashable) -> Tensor:
+        """The unbiased HSIC of every pair, [T, T], times n (n - 3)."""
         maps, norms, n = self._maps[name], self._norms[name], self.rows
         images = [c.double() @ self._sum for c in maps]
         trace = _squared_products(maps, self._square) - norms.square
@@ -155,7 +156,7 @@ def _squared_products(maps: Sequence[Tensor], middle: Tensor) -> Tensor:
 
 
 def spanning_rows(maps: Sequence[Tensor]) -> Tensor | None:
-    """Orthonormal rows [d, I] through which every one of some maps [R, I] goes; None where that saves nothing.
+    """Orthonormal rows [d, I] through which all of some maps [R, I] go; None where that saves nothing.
 
     For T updates of rank R, d is at most T * R: the coordinates of a row of 4,096 features under six rank-16
     updates are 96 numbers.
@@ -188,8 +189,8 @@ def linear_cka(batches: Iterable[Sequence[Tensor]], *, debiased: bool) -> Tensor
     for batch in batches:
         if moments is None:
             widths = [part.shape[1] for part in batch]
-            chosen = torch.eye(sum(widths), dtype=torch.float64, device=batch[0].device).split(widths)
-            moments = Moments({"": chosen}, batch[0].device)
+            chosen = torch.eye(sum(widths), dtype=torch.float64, device=batch[0].device)
+            moments = Moments({"": torch.split(chosen, widths)}, batch[0].device)
         moments.add(torch.cat([part.double() for part in batch], dim=1))
     if moments is None:
         raise KnotsError("CKA of no batches")

@@ -1,6 +1,7 @@
 """CKA over batches against the formulas on whole Gram matrices, and the properties it is known for."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def gram_cka(x: Tensor, y: Tensor, *, debiased: bool) -> float:
         if not debiased:
             h = torch.eye(n, dtype=k.dtype) - 1 / n
             return float(torch.trace(k @ h @ other @ h))
-        k, other, one = k - torch.diag(k.diagonal()), other - torch.diag(other.diagonal()), torch.ones(n).double()
+        one, k, other = torch.ones(n).double(), *(gram - torch.diag(gram.diagonal()) for gram in (k, other))
         whole = (one @ k @ one) * (one @ other @ one) / ((n - 1) * (n - 2))
         return float(torch.trace(k @ other) + whole - 2 / (n - 2) * (one @ k @ other @ one)) / (n * (n - 3))
 
@@ -55,7 +56,7 @@ def related(n: int, widths: tuple[int, ...], seed: int = 0, offset: float = 3.0)
 def test_any_batches_give_the_formula_on_the_whole_gram_matrices(debiased, n, widths, cuts, seed, offset):
     whole = related(n, tuple(widths), seed, offset)
     edges = sorted({0, n, *(min(cut, n) for cut in cuts)})
-    batches = [[part[a:b] for part in whole] for a, b in zip(edges, edges[1:], strict=False)]
+    batches = [[part[a:b] for part in whole] for a, b in pairwise(edges)]
     got = linear_cka(batches, debiased=debiased)
     for i, x in enumerate(whole):
         for j, y in enumerate(whole):
