@@ -1,7 +1,7 @@
 """Sizes, ranks and angles of task updates, by module and over the model, without multiplying them out.
 
-Everything follows from each update's thin SVD dW_i = U_i diag(s_i) V_i', which for a low-rank update is one of
-an R x R matrix:
+Everything follows from each update's thin SVD dW_i = U_i diag(s_i) V_i', for a low-rank update that of
+a matrix [R, R]:
 
 - Frobenius norm: |s|;
 - effective rank: exp of the entropy of s / sum s (Roy & Vetterli 2007); between 1 and the rank;
