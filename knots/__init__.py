@@ -7,7 +7,7 @@ knots.save_adapter(merged, "merged")
 
 from knots.adapters import Adapter, load_adapter, save_adapter
 from knots.errors import KnotsError
-from knots.merging import METHODS, Method, merge
+from knots.merging import METHODS, Method, Prepared, merge
 from knots.updates import Dense, LowRank, Update
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "KnotsError",
     "LowRank",
     "Method",
+    "Prepared",
     "Update",
     "load_adapter",
     "merge",

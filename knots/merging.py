@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,73 +18,62 @@ from torch import Tensor
 from knots.adapters import Adapter
 from knots.checks import check_options, check_weights, updates_by_module
 from knots.errors import KnotsError, unknown
+from knots.methods import METHODS, Method
 from knots.rules import Census, Rule, Session, Site, build_rule, resolve_rule, rule_name
 from knots.rules.dare import Masks, dare, reference_masks, task_masks
 from knots.rules.spectral import isotropize as make_isotropic
 from knots.spaces import SPACES, Aligned, align_full, align_knots, compress
 from knots.updates import Deferred, LowRank, Update
 
-__all__ = ["METHODS", "Method", "merge", "resolve_rule"]
+__all__ = ["METHODS", "Method", "Prepared", "merge", "resolve_rule"]
+
+HELD = 1 << 31
+"""Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
 
 
-@dataclass(frozen=True)
-class Method(Mapping[str, str]):
-    """A named pair of space and rule; as a mapping it holds just these two, ready for `merge(**method)`.
+class Prepared:
+    """Adapters that are merged again and again: what one merge computed serves the next.
 
-    Attributes:
-        space: a key of `knots.spaces.SPACES`.
-        rule: a key of `knots.rules.RULES`.
-        paper: where the method comes from.
-        takes: options beside `scale` that the method is about.
+    Kept are the alignment of the last space and the last merge as it was before its scale, so that merges
+    which differ only in `scale` share everything but one multiplication, and others at least the alignment.
+    The merges are the same, bit for bit, as those of the adapters themselves.
+
+    Args:
+        adapters: T adapters of one base model.
+        keeps: False keeps nothing, as for a single merge.
     """
 
-    space: str
-    rule: str
-    paper: str
-    takes: tuple[str, ...] = ()
+    def __init__(self, adapters: Sequence[Adapter], *, keeps: bool = True) -> None:
+        self.adapters, self.keeps = tuple(adapters), keeps
+        self._held: dict[str, tuple[Mapping[str, Any], Any]] = {}
 
-    def __getitem__(self, key: str) -> str:
-        if key not in ("space", "rule"):
-            raise KeyError(key)
-        return str(getattr(self, key))
+    def recall(self, what: str, key: Mapping[str, Any]) -> Any:
+        """What was kept under a name if it was made from the same values, else None."""
+        made_from, value = self._held.get(what, ({}, None))
+        return value if _same(made_from, key) else None
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(("space", "rule"))
+    def keep(self, what: str, key: Mapping[str, Any], value: Any) -> Any:
+        """Keep a value in the place of an older one of its name; returns it."""
+        if self.keeps:
+            self._held[what] = (key, value)
+        return value
 
-    def __len__(self) -> int:
-        return 2
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two sets of options are the same; of tensors and other large values, the very same objects."""
+    return first.keys() == second.keys() and all(
+        first[key] is second[key] or (_is_plain(first[key]) and first[key] == second[key]) for key in first
+    )
 
 
-TASK_ARITHMETIC = "arXiv:2212.04089"
-TIES = "arXiv:2306.01708"
-DARE = "arXiv:2311.03099"
-KNOTS = "arXiv:2410.19735"
-CORE = "arXiv:2509.17786"
-TIES_OPTIONS = ("density", "reduce", "trim")
-DARE_OPTIONS = ("drop", "seed", "dare_rng")
-
-# `sum` and `regmean` give the same merge in `knots` as in `full` space (both are linear in the columns),
-# so only the cheaper pair has a name.
-METHODS: Mapping[str, Method] = {
-    "task_arithmetic": Method("full", "sum", TASK_ARITHMETIC, ("reduce",)),
-    "dare_task_arithmetic": Method("full", "sum", DARE, ("reduce", *DARE_OPTIONS)),
-    "ties": Method("full", "ties", TIES, TIES_OPTIONS),
-    "dare_ties": Method("full", "ties", DARE, (*TIES_OPTIONS, *DARE_OPTIONS)),
-    "knots_ties": Method("knots", "ties", KNOTS, TIES_OPTIONS),
-    "knots_dare_ties": Method("knots", "ties", KNOTS, (*TIES_OPTIONS, *DARE_OPTIONS)),
-    "knots_rows_ties": Method("knots_rows", "ties", KNOTS, TIES_OPTIONS),
-    "regmean": Method("full", "regmean", "arXiv:2212.09849", ("grams", "off_diagonal", "ridge")),
-    "fisher": Method("full", "fisher", "arXiv:2111.09832", ("fishers", "floor")),
-    "tsv": Method("full", "tsv", "arXiv:2412.00081"),
-    "cart": Method("full", "cart", "arXiv:2412.12153", ("pruning_rank", "cart_scale")),
-    "core_ties": Method("core", "ties", CORE, TIES_OPTIONS),
-    "core_tsv": Method("core", "tsv", CORE),
-    "core_cart": Method("core", "cart", CORE, ("pruning_rank", "cart_scale")),
-}
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int | float | None)
 
 
 def merge(
-    adapters: Sequence[Adapter],
+    adapters: Sequence[Adapter] | Prepared,
     *,
     space: str,
     rule: str | Callable[..., Tensor],
@@ -113,7 +102,7 @@ def merge(
 
     Args:
         adapters: T adapters of one base model. A module that only some of them have counts as a zero
-            update of the others, and a warning names it.
+            update of the others, and a warning names it. `Prepared` ones for many merges.
         space: "full", "knots", "knots_rows" or "core" (see `knots.spaces`).
         rule: "sum", "ties", "regmean", "fisher", "tsv", "cart"; a function from coordinates [T, P, Q] to
             [P, Q]; or "path/to/file.py:function".
@@ -148,11 +137,38 @@ def merge(
     if reduce is not None:
         options["reduce"] = reduce
     built = build_rule(rule, options)
-    check_weights(weights, len(adapters), negative=getattr(built, "reduce", None) == "sum")
-    updates = updates_by_module(adapters, device)
+    prepared = adapters if isinstance(adapters, Prepared) else Prepared(adapters, keeps=False)
+    check_weights(weights, len(prepared.adapters), negative=getattr(built, "reduce", None) == "sum")
+    where = {"device": str(device)}
+    updates = prepared.recall("updates", where)
+    if updates is None:
+        updates = prepared.keep("updates", where, updates_by_module(prepared.adapters, device))
+    recipe: dict[str, Any] = {"space": space, "rule": rule, "drop": drop, "seed": seed, "dare_rng": dare_rng}
+    recipe |= {"cutoff": cutoff, "weights": weights, "isotropize": isotropize, "grams": grams}
+    recipe |= {**options, **where}
+    merged: Iterable[tuple[str, Update]] = prepared.recall("merge", recipe) or ()
+    if not merged:
+        merged = _unscaled(prepared, updates, built, recipe)
+        if prepared.keeps:
+            merged = prepared.keep("merge", recipe, _held(merged))
+    label = f"{space} x {rule if isinstance(rule, str) else rule_name(rule)}"
+    scaled = {module: update.scaled(scale) for module, update in merged}
+    return _merged_adapter(prepared.adapters, scaled, label)
+
+
+def _unscaled(
+    prepared: Prepared, updates: Mapping[str, list[Update]], rule: Rule, recipe: Mapping[str, Any]
+) -> Iterator[tuple[str, Update]]:
+    """The merge before its scale, module by module."""
+    adapters, device, weights = prepared.adapters, recipe["device"], recipe["weights"]
+    space, drop, grams = recipe["space"], recipe["drop"], recipe["grams"]
     low_rank = all(isinstance(u, LowRank) for parts in updates.values() for u in parts)
-    align = _alignment(space, built, low_rank and drop == 0)
-    aligned = {module: align(parts, cutoff) for module, parts in updates.items()}
+    align = _alignment(space, rule, low_rank and drop == 0)
+    alignment = {"align": align, "cutoff": recipe["cutoff"], "device": device}
+    aligned = prepared.recall("alignment", alignment)
+    if aligned is None:
+        made = {module: align(parts, recipe["cutoff"]) for module, parts in updates.items()}
+        aligned = prepared.keep("alignment", alignment, made)
     census = Census(
         tasks=tuple(adapter.name for adapter in adapters),
         numel=sum(math.prod(a.shape) for a in aligned.values()),
@@ -160,17 +176,24 @@ def merge(
         grams=None if grams is None else _gram_reader(grams, adapters),
         space=space,
     )
-    masks = _masks(census.tasks, aligned, drop, seed, dare_rng) if drop > 0 else None
+    masks = _masks(census.tasks, aligned, drop, recipe["seed"], recipe["dare_rng"]) if drop > 0 else None
     sites = {m: Site(m, a.shape, tuple(u.rank for u in updates[m])) for m, a in aligned.items()}
-    coordinates = _Coordinates(aligned, census.weights, masks, drop)
-    merged = {
-        module: (make_isotropic(update) if isotropize else update).scaled(scale)
-        for module, update in _stream(
-            built.begin(census), sites, coordinates, defer=low_rank and built.by_entry and align is align_full
-        )
-    }
-    label = rule if isinstance(rule, str) else rule_name(rule)
-    return _merged_adapter(adapters, merged, f"{space} x {label}")
+    # A merge lets go of each module's coordinates; of what is kept it has a list of its own.
+    coordinates = _Coordinates(dict(aligned) if prepared.keeps else aligned, census.weights, masks, drop)
+    stream = _stream(
+        rule.begin(census), sites, coordinates, defer=low_rank and rule.by_entry and align is align_full
+    )
+    for module, update in stream:
+        yield module, make_isotropic(update) if recipe["isotropize"] else update
+
+
+def _held(merged: Iterable[tuple[str, Update]]) -> list[tuple[str, Update]]:
+    """A merge to be read more than once: multiplied out now, where all of it together is not large."""
+    updates = list(merged)
+    deferred = [update for _, update in updates if isinstance(update, Deferred)]
+    if 4 * sum(math.prod(update.shape) for update in deferred) > HELD:
+        return updates
+    return [(module, update.held()) for module, update in updates]
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,10 +246,18 @@ def _alignment(space: str, rule: Rule, factored: bool) -> Callable[[Sequence[Upd
     if space != "full" or not factored:
         return SPACES[space]
     if rule.commutes == "both":
-        return lambda parts, _: compress(parts)
+        return _compress
     if rule.commutes == "left":
-        return lambda parts, _: align_knots(parts, 0.0)
+        return _align_all
     return SPACES[space]
+
+
+def _compress(parts: Sequence[Update], _: float) -> Aligned:
+    return compress(parts)
+
+
+def _align_all(parts: Sequence[Update], _: float) -> Aligned:
+    return align_knots(parts, 0.0)
 
 
 def _masks(

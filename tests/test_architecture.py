@@ -17,7 +17,7 @@ FLOORS = [
     {"updates"},
     {"adapters", "spaces"},
     {"rules"},
-    {"checks"},
+    {"checks", "methods"},
     {"merging"},
     {"suites"},
     {"models"},

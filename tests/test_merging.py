@@ -141,6 +141,46 @@ def test_the_same_call_gives_the_same_bits_and_changes_no_input(name):
             assert torch.equal(adapter.updates[module].a, a)
 
 
+CANDIDATES = st.fixed_dictionaries(
+    {
+        "method": st.sampled_from(["task_arithmetic", "ties", "knots_ties", "knots_rows_ties", "core_tsv"]),
+        "scale": st.sampled_from([0.1, 0.5, 1.0]),
+        "density": st.sampled_from([0.2, 1.0]),
+        "drop": st.sampled_from([0.0, 0.5]),
+        "seed": st.sampled_from([0, 1]),
+        "dare_rng": st.sampled_from(["task", "reference"]),
+    }
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(CANDIDATES, min_size=2, max_size=6))
+def test_prepared_adapters_merge_again_and_again_as_fresh_ones_bit_for_bit(candidates):
+    adapters = random_adapters(3)
+    prepared = knots.Prepared(adapters)
+    for candidate in candidates:
+        options = dict(candidate)
+        method = METHODS[options.pop("method")]
+        if method.rule != "ties":
+            del options["density"]
+        again, fresh = (knots.merge(a, **method, **options) for a in (prepared, adapters))
+        for module, update in fresh.updates.items():
+            assert torch.equal(again.updates[module].dense(), update.dense())
+
+
+def test_prepared_adapters_are_aligned_once_and_scaled_by_one_multiplication(monkeypatch):
+    aligned, ties = [], []
+    align, begin = SPACES["knots"], RULES["ties"].begin
+    monkeypatch.setitem(SPACES, "knots", lambda *args: aligned.append(1) or align(*args))
+    monkeypatch.setattr(RULES["ties"], "begin", lambda *args: ties.append(1) or begin(*args))
+    prepared = knots.Prepared(random_adapters(3))
+    for density in (0.2, 0.5):
+        for scale in (0.1, 0.5, 1.0):
+            knots.merge(prepared, space="knots", rule="ties", density=density, scale=scale)
+    assert len(aligned) == len(prepared.adapters[0].updates)
+    assert len(ties) == 2
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_scale_multiplies_the_merge(name):
     adapters = random_adapters(0)

@@ -29,10 +29,11 @@ from knots.evaluation import (
     evaluate,
     summarize,
 )
-from knots.pipelines.bench import Bench
+from knots.pipelines.bench import make_trainer, merged, workshop_for
 from knots.pipelines.identity import merge_identity
 from knots.pipelines.plans import BASELINES, MergePlan
 from knots.pipelines.rehearsal import published_references, rehearse
+from knots.pipelines.workshop import Workshop
 from knots.reporting.comparison import Comparison
 from knots.reporting.figures import result_figure, save_figure
 from knots.runs import PREDICTIONS, Run, find_run, run_id, writing
@@ -53,12 +54,13 @@ class Outcome:
         return Comparison(self.run.metrics, {kind: run.metrics for kind, run in self.baselines.items()})
 
 
-def run_merge(plan: MergePlan, console: Console | None = None) -> Outcome:
+def run_merge(plan: MergePlan, console: Console | None = None, workshop: Workshop | None = None) -> Outcome:
     """Merge the adapters as planned and measure the result; what is finished already is read, not run.
 
     Args:
         plan: what to run.
         console: where progress bars are drawn; None draws none.
+        workshop: what runs of this model and suite share, where this is one of several.
 
     Returns:
         The run and its baselines, each in a folder of its own below `plan.root`.
@@ -67,12 +69,12 @@ def run_merge(plan: MergePlan, console: Console | None = None) -> Outcome:
         KnotsError: options, adapters, model and suite do not fit together, or a folder cannot be written.
             A mistake in the options or the adapters shows before anything is evaluated.
     """
-    bench = Bench(plan, console or Console(quiet=True))
-    if plan.force or find_run(plan.root, run_id(_identity(plan, bench))) is None:
-        rehearse(plan, bench)
-    baselines = {kind: _answer(plan.baseline(kind), bench, {}) for kind in BASELINES[plan.kind]}
-    answer = _answer(plan, bench, baselines)
-    return Outcome(answer.run, {kind: found.run for kind, found in baselines.items()})
+    shop, console = workshop or workshop_for(plan, keeps=False), console or Console(quiet=True)
+    if plan.force or find_run(plan.root, run_id(_identity(plan, shop))) is None:
+        rehearse(plan, shop)
+    baselines = {kind: answer(plan.baseline(kind), shop, {}, console) for kind in BASELINES[plan.kind]}
+    found = answer(plan, shop, baselines, console)
+    return Outcome(found.run, {kind: base.run for kind, base in baselines.items()})
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,21 @@ class Answer:
     result: EvaluationResult
 
 
-def _identity(plan: MergePlan, bench: Bench) -> dict[str, Any]:
-    adapters = bench.adapters if plan.kind != "zero_shot" else ()
-    return merge_identity(plan, bench.base.identity, bench.text, adapters, bench.reading, bench.task_heads)
+def _identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:
+    adapters = shop.adapters if plan.kind != "zero_shot" else ()
+    return merge_identity(plan, shop.base.identity, shop.text, adapters, shop.reading, shop.task_heads)
 
 
-def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> Answer:
-    """Read the run if it is finished, else make it."""
-    identity = _identity(plan, bench)
+def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], console: Console) -> Answer:
+    """Read the run if it is finished, else make it.
+
+    Args:
+        plan: the run.
+        shop: what it shares with others.
+        baselines: kind -> what the run is compared with, on the same items.
+        console: where its bar is drawn.
+    """
+    identity = _identity(plan, shop)
     name = run_id(identity)
     found = None if plan.force else find_run(plan.root, name)
     if found is not None:
@@ -100,7 +109,7 @@ def _answer(plan: MergePlan, bench: Bench, baselines: Mapping[str, Answer]) -> A
         if plan.kind == "merged":
             _say_options(plan)
         log.info("%s: evaluating on the %s split of %s", plan.label, plan.scoring.split, plan.suite.name)
-        result, cost = _evaluate(plan, bench)
+        result, cost = _evaluate(plan, shop, console)
         if result.speed is not None:
             log.info("%s: %s", result.kind, result.speed)
             draft.measured["speed"] = asdict(result.speed)
@@ -139,12 +148,12 @@ def _other_options(other: Mapping[str, Any]) -> str:
     return f"{shown} ({other['source']}); {asked}"
 
 
-def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | None]:
+def _evaluate(plan: MergePlan, shop: Workshop, console: Console) -> tuple[EvaluationResult, float | None]:
     """Score the plan's predictor; also what shortening the merge cost, where it was shortened."""
     costs: list[float] = []
 
-    def merged(device: torch.device) -> Adapter:
-        adapter = bench.merged(device)
+    def make(device: torch.device) -> Adapter:
+        adapter = merged(plan, shop, device)
         if plan.max_rank is None:
             return adapter
         short, cost = shorten_all(adapter.updates, plan.max_rank)
@@ -152,28 +161,33 @@ def _evaluate(plan: MergePlan, bench: Bench) -> tuple[EvaluationResult, float | 
         costs.append(cost)
         return replace(adapter, updates=short)
 
-    result = evaluate(
-        bench.model,
+    result = score(plan, shop, _predictor(plan.kind, shop, make), console)
+    return result, costs[0] if costs else None
+
+
+def score(plan: MergePlan, shop: Workshop, predictor: Predictor, console: Console) -> EvaluationResult:
+    """Evaluate a predictor as a plan says."""
+    return evaluate(
+        shop.model,
         plan.suite,
-        _predictor(plan.kind, bench, merged),
+        predictor,
         mode=plan.scoring.mode,
         protocol=plan.scoring.protocol,
         split=plan.scoring.split,
         cache_dir=plan.cache_dir,
         batch_size=plan.scoring.batch_size,
-        trainer=bench.trainer(plan.label),
-        heads=bench.heads,
-        reading=bench.reading,
+        trainer=make_trainer(plan, plan.label, console),
+        heads=shop.heads,
+        reading=shop.reading,
     )
-    return result, costs[0] if costs else None
 
 
-def _predictor(kind: str, bench: Bench, merged: Callable[[torch.device], Adapter]) -> Predictor:
+def _predictor(kind: str, shop: Workshop, make: Callable[[torch.device], Adapter]) -> Predictor:
     if kind == "merged":
-        return Merged(merged)
+        return Merged(make)
     if kind == "ensemble":
-        return Ensemble(bench.adapters)
-    return Finetuned(bench.adapters) if kind == "finetuned" else ZeroShot()
+        return Ensemble(shop.adapters)
+    return Finetuned(shop.adapters) if kind == "finetuned" else ZeroShot()
 
 
 def _summary(

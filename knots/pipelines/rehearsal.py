@@ -13,12 +13,13 @@ from knots.checks import updates_by_module
 from knots.errors import KnotsError
 from knots.merging import merge
 from knots.models.attach import check_modules
-from knots.pipelines.bench import CALIBRATED, Bench
+from knots.pipelines.bench import CALIBRATED
 from knots.pipelines.plans import BASELINES, MergePlan
+from knots.pipelines.workshop import Workshop
 from knots.updates import LowRank
 
 
-def rehearse(plan: MergePlan, bench: Bench) -> None:
+def rehearse(plan: MergePlan, shop: Workshop) -> None:
     """Find what is wrong with options and adapters before anything slow happens.
 
     The adapters are held against each other and against the model; `merge` is asked to take the options.
@@ -32,11 +33,11 @@ def rehearse(plan: MergePlan, bench: Bench) -> None:
     if plan.kind == "merged":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the merge itself says it again
-            shapes = {parts[0].shape for parts in updates_by_module(bench.adapters, "cpu").values()}
+            shapes = {parts[0].shape for parts in updates_by_module(shop.adapters, "cpu").values()}
             shape, tasks = min(shapes), plan.suite.task_names
             merge(_stand_ins(tasks, shape), **plan.options, **_statistics(plan, shape), seed=plan.seed)
-    for adapter in bench.adapters:
-        check_modules(bench.model.tower, adapter)
+    for adapter in shop.adapters:
+        check_modules(shop.model.tower, adapter)
 
 
 def _stand_ins(tasks: Sequence[str], shape: tuple[int, int]) -> list[Adapter]:
@@ -47,7 +48,7 @@ def _stand_ins(tasks: Sequence[str], shape: tuple[int, int]) -> list[Adapter]:
 
 
 def _statistics(plan: MergePlan, shape: tuple[int, int]) -> dict[str, Any]:
-    """Stand-ins of what `Bench` collects, for the one module of `_stand_ins`.
+    """Stand-ins of what `bench` collects, for the one module of `_stand_ins`.
 
     Raises:
         KnotsError: the rule needs data, and the configuration does not say which.

@@ -17,7 +17,7 @@ from knots.errors import KnotsError
 from knots.merging import merge
 from knots.models.bases import find_base
 from knots.pipelines import MergePlan, run_merge
-from knots.pipelines.bench import Bench
+from knots.pipelines.bench import workshop_for
 from knots.pipelines.identity import merge_identity
 
 # Raised inside Lightning by its own use of torch's private trees.
@@ -168,8 +168,8 @@ def test_a_rule_of_the_user_s_own_counts_by_its_content(plan: Plans, tmp_path: P
 
 
 def identity(plan: MergePlan) -> dict:
-    bench = Bench(plan, console=None)
-    return merge_identity(plan, bench.base.identity, bench.text, bench.adapters, bench.reading)
+    shop = workshop_for(plan)
+    return merge_identity(plan, shop.base.identity, shop.text, shop.adapters, shop.reading)
 
 
 @pytest.mark.parametrize(
