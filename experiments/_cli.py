@@ -131,8 +131,10 @@ def _renamed(argument: str, aliases: Mapping[str, str]) -> str:
 
 
 def _quoted(argument: str) -> str:
-    """Quote values with `{task}` for Hydra's grammar, in which braces would open a mapping."""
+    """Quote values that Hydra's grammar would take apart: overrides within one, and `{task}`."""
     key, _, value = argument.partition("=")
+    if key == "overrides" and value[:1] not in ("'", '"'):
+        return f"{key}='{value}'" if "'" not in value else f'{key}="{value}"'
     if "{task}" not in value or "'" in value or '"' in value:
         return argument
     return f"{key}=" + ",".join(f'"{choice}"' for choice in value.split(","))

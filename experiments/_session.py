@@ -18,6 +18,10 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from knots.pipelines import Outcome
+from knots.pipelines.reproduce import Reproduced
+from knots.pipelines.search import SearchOutcome
+from knots.reporting import render
+from knots.reporting.searches import search_view
 from knots.reporting.tables import result_view
 from knots.runs import is_first_process
 
@@ -76,6 +80,28 @@ def show_outcome(outcome: Outcome, console: Console) -> None:
     for note in outcome.run.metrics["notes"]:
         console.print(Text(f"note: {note}"))
     console.print(Text(f"Run folder: {outcome.run.folder}"), soft_wrap=True)
+
+
+def show_search(outcome: SearchOutcome, console: Console) -> None:
+    """Print what was found for every seed, the best on the test split, and where everything is."""
+    console.print()
+    console.print(search_view(outcome.run.metrics))
+    if outcome.best is not None:
+        console.print(result_view(outcome.best.comparison))
+        console.print(Text(f"Run folder of the best: {outcome.best.run.folder}"), soft_wrap=True)
+    for note in outcome.run.metrics["notes"]:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(f"Search folder: {outcome.run.folder}"), soft_wrap=True)
+
+
+def show_experiment(done: Reproduced, console: Console) -> None:
+    """Print the tables, and where they and the figures are."""
+    console.print()
+    for sheet in done.product.sheets:
+        console.print(render.text(sheet))
+    for note in done.run.metrics["notes"]:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(f"Tables and figures: {done.run.folder}"), soft_wrap=True)
 
 
 def log_outcome(outcome: Outcome, config: dict[str, Any]) -> None:

@@ -77,6 +77,17 @@ def run_merge(plan: MergePlan, console: Console | None = None, workshop: Worksho
     return Outcome(found.run, {kind: base.run for kind, base in baselines.items()})
 
 
+def finished_outcome(plan: MergePlan, workshop: Workshop) -> Outcome | None:
+    """The outcome of a plan whose run and baselines are all finished; None if one of them is not."""
+    runs = {}
+    for kind, asked in {**{kind: plan.baseline(kind) for kind in BASELINES[plan.kind]}, "": plan}.items():
+        found = find_run(plan.root, run_id(_identity(asked, workshop)))
+        if found is None:
+            return None
+        runs[kind] = found
+    return Outcome(runs.pop(""), runs)
+
+
 @dataclass(frozen=True)
 class Answer:
     """A run and its counts and predictions."""
@@ -128,7 +139,8 @@ def _say_options(plan: MergePlan) -> None:
     chosen = ", ".join(f"{key} {plan.options[key]:g}" for key in ("scale", "density", "drop"))
     source = plan.description["source"]
     if source:
-        log.info("options: %s (published for %s: %s)", chosen, plan.model.name, source)
+        told = source if source.startswith("search") else f"published for {plan.model.name}: {source}"
+        log.info("options: %s (%s)", chosen, told)
         for other in plan.config["merge"].get("also") or ():
             log.info("also published: %s", _other_options(other))
     else:

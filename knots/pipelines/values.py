@@ -58,3 +58,13 @@ def flag(where: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise KnotsError(f"{where}={value!r}; true or false is needed")
     return value
+
+
+def check_keys(where: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a mapping with an unknown key, or without one of the known ones."""
+    for key in values:
+        if key not in known:
+            raise unknown(f"key of {where!r}", str(key), known)
+    absent = [key for key in known if key not in values]
+    if absent:
+        raise KnotsError(f"{where} lacks {', '.join(map(repr, absent))}")

@@ -1,0 +1,35 @@
+"""Search a method's scale, density and drop on the validation split, and measure the best on the test split.
+
+uv run experiments/search.py                                  KnOTS-TIES on the miniature, as the paper does
+uv run experiments/search.py merge=ties search=grid           every combination
+uv run experiments/search.py search=optuna search.trials=60   Bayesian search
+uv run experiments/search.py merge=dare_ties eval=joint       five seeds of DARE; by Hits@3 over all classes
+uv run experiments/search.py model=vit_b_32 merge=knots_ties  the paper's benchmark, from the hub
+
+A search that was stopped or killed is gone on with by the same command, after its last trial.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments._cli import entry_point
+
+
+@entry_point("search", stopped="stopped; the same command goes on after the last trial")
+def main(config: dict[str, Any]) -> None:
+    """Search, test, show, log."""
+    from experiments._session import log_outcome, session, show_search
+    from knots.pipelines.search import run_search
+    from knots.pipelines.search_plan import parse_search
+
+    plan = parse_search(config)
+    with session() as console:
+        outcome = run_search(plan, console)
+        show_search(outcome, console)
+        for test in outcome.tests.values():
+            log_outcome(test, config)
+
+
+if __name__ == "__main__":
+    main()
