@@ -35,7 +35,7 @@ from knots.runs import Run, find_run, run_id, writing
 from knots.suites.data import Sample, load_split, source_identity
 from knots.updates import Update
 
-__all__ = ["AnalysisPlan", "parse_analysis", "run_analysis"]
+__all__ = ["AnalysisPlan", "analysis_identity", "parse_analysis", "run_analysis"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run_analysis(plan: AnalysisPlan, console: Console | None = None, workshop: W
         plan.model, plan.suite, precision=plan.options.precision, data=plan.data, cache_dir=plan.cache_dir
     )
     subject = _Subject(plan, shop)
-    identity = _identity(plan, subject)
+    identity = analysis_identity(plan, shop, subject.full)
     name = run_id(identity)
     found = None if plan.force else find_run(plan.root, name)
     if found is not None:
@@ -110,9 +110,9 @@ class _Subject:
         return found
 
 
-def _identity(plan: AnalysisPlan, subject: _Subject) -> dict[str, Any]:
-    """What determines the result, as plain values."""
-    shop, split = subject.shop, plan.options.split
+def analysis_identity(plan: AnalysisPlan, shop: Workshop, full: Sequence[Adapter]) -> dict[str, Any]:
+    """What determines the result of `run_analysis`, as plain values; `full`: the full fine-tunes, if any."""
+    split = plan.options.split
     data = [
         {
             "name": task.name,
@@ -126,7 +126,7 @@ def _identity(plan: AnalysisPlan, subject: _Subject) -> dict[str, Any]:
         "family": plan.model.family,
         "base": shop.base.identity,
         "adapters": [[adapter.name, adapter.fingerprint] for adapter in shop.adapters],
-        "full": [[adapter.name, adapter.fingerprint] for adapter in subject.full],
+        "full": [[adapter.name, adapter.fingerprint] for adapter in full],
         "data": data,
         "options": plan.options.to_json(),
     }

@@ -87,6 +87,7 @@ def inputs_in_words(plan: AnalysisPlan, findings: Findings) -> str:
     modules = len(next(iter(findings.similarities.panels.values())))
     each = f"{'' if findings.items == options.items * tasks else 'up to '}{options.items} {options.split}"
     return (
-        f"x: inputs of {modules} modules in the base, on {each} {kind} of each of {tasks} tasks ({findings.items:,} pooled, drawn by seed {options.seed}), {TOKENS[options.tokens]} "
+        f"x: inputs of {modules} modules in the base, on {each} {kind} of each of {tasks} tasks "
+        f"({findings.items:,} pooled, drawn by seed {options.seed}), {TOKENS[options.tokens]} "
         f"({findings.similarities.rows:,} rows); mean over modules"
     )

@@ -8,6 +8,7 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def write_record(plan: AnalysisPlan, findings: Findings, folder: Path) -> dict[s
         write_sheet(sheet, folder / "tables")
     _cka_frame(plan, findings.similarities).to_csv(folder / "cka.csv", index=False)
     _geometry_frame(plan, findings).to_csv(folder / "geometry.csv", index=False)
-    return {
+    record = {
         "schema": 1,
         "record": "analysis",
         "title": f"{plan.model.name} on {plan.suite.name}: updates of {len(plan.suite.tasks)} tasks compared",
@@ -68,6 +69,9 @@ def write_record(plan: AnalysisPlan, findings: Findings, folder: Path) -> dict[s
         "figures": draw_figures(plan, findings, panels, folder / "figures"),
         "notes": list(_notes(plan, findings)),
     }
+    # As those find it who read it later: with lists where sheets have tuples.
+    plain: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
+    return plain
 
 
 def _panel(modules: Mapping[str, Cka], plan: AnalysisPlan) -> dict[str, Any]:
