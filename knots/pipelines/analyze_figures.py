@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from knots.analysis.activations import Cka
 from knots.analysis.geometry import model_geometry
@@ -72,6 +73,10 @@ def _layer_figure(plan: AnalysisPlan, findings: Findings) -> tuple[Figure, str] 
         xticks=layers,
         remark="bands: from the lowest to the highest module of a layer",
     )
+    for legend in list(figure.legends):
+        legend.remove()  # it would stand where the caption goes
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    figure.axes[0].set_ylim(0, 1)
     caption = (
         f"Linear CKA ({plan.options.estimator}) by layer: means over pairs of tasks and modules. "
         f"{inputs_in_words(plan, findings)}."
@@ -103,10 +108,14 @@ def _angle_figure(plan: AnalysisPlan, findings: Findings) -> tuple[Figure, str]:
 
 def _save(figure: Figure, caption: str, folder: Path, name: str) -> None:
     """Save a figure with its caption below it."""
-    width = figure.get_figwidth()
-    lines = fill(caption, int(15 * width))
-    figure.set_figheight(figure.get_figheight() + 0.35 + 0.16 * (1 + lines.count("\n")))
-    figure.supxlabel(lines, x=0.01, ha="left", fontsize=8)
+    lines = fill(caption, int(15 * figure.get_figwidth()))
+    inches = 0.1 + 0.16 * (1 + lines.count("\n"))
+    height = figure.get_figheight() + inches + 0.3  # heat maps are square, and would touch what is around
+    figure.set_figheight(height)
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(rect=(0, inches / height, 1, 1 - inches / height))
+    figure.text(0.01, 0.05 / height, lines, ha="left", va="bottom", fontsize=8)
     save_figure(figure, folder, name)
 
 
