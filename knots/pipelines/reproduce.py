@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from knots.pipelines.experiment import Compose, Experiment, Product, keep
-from knots.pipelines.tables import parse_table, run_table
+from knots.pipelines.table_plan import parse_table
+from knots.pipelines.tables import run_table
 from knots.pipelines.values import choice, flag, text
 from knots.reporting.published import Published
 from knots.runs import Run

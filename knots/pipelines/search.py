@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from knots.adapters import Adapter
@@ -28,6 +29,8 @@ from knots.pipelines.plans import MergePlan
 from knots.pipelines.rehearsal import published_references, rehearse
 from knots.pipelines.search_plan import OPTIONS, SearchPlan
 from knots.pipelines.workshop import Workshop
+from knots.reporting.charts import search_curves
+from knots.reporting.figures import save_figure
 from knots.runs import Run, find_run, is_first_process, run_id, writing
 from knots.search import Found, Options, Trial, TrialLog, value_of
 from knots.search.trials import trial_of
@@ -93,6 +96,7 @@ def run_search(
         seeds = [_seed_record(search) for search in searches]
         best, tests = _tests(plan, seeds, console, shop)
         draft.metrics.update(_record(plan, seeds, best, tests))
+        save_figure(_curves(draft.metrics), draft.folder / "figures", "search")
         lines = [json.dumps(trial.to_json()) for trial in scorer.used]
         (draft.folder / "trials.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return SearchOutcome(Run(root / name, draft.metrics, fresh=True), best, tests)
@@ -268,9 +272,24 @@ def _record(
         "edge": chosen["edge"],
         "seeds": list(seeds),
         "test": _test_record(plan, best, tests),
-        "figures": [],
+        "figures": [{"file": "figures/search.png", "caption": _caption(plan)}],
         "notes": _notes(plan, chosen),
     }
+
+
+def _caption(plan: SearchPlan) -> str:
+    return (
+        f"{plan.procedure.metric} of every trial on the {plan.merge.scoring.split} split, against each option "
+        "that was searched, and the best so far; the chosen one is marked"
+    )
+
+
+def _curves(record: Mapping[str, Any]) -> Figure:
+    trials = [trial for entry in record["seeds"] for trial in entry["trials"]]
+    # One after the other, as they were run; each seed counts from 1.
+    trials = [{**trial, "order": order} for order, trial in enumerate(trials, start=1)]
+    ylabel = f"{record['metric']} on {record['split']} (%)"
+    return search_curves(trials, title=record["title"], ylabel=ylabel, chosen=record["chosen"])
 
 
 def _test_record(

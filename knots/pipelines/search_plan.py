@@ -77,7 +77,11 @@ class Procedure:
     @property
     def description(self) -> dict[str, Any]:
         """Everything that determines which candidates are tried, as plain values."""
-        return {**vars(self), "axes": [dict(vars(axis)) for axis in self.axes]}
+        axes = [
+            {key: list(value) if isinstance(value, tuple) else value for key, value in vars(axis).items()}
+            for axis in self.axes
+        ]
+        return {**vars(self), "axes": axes, "start": None if self.start is None else dict(self.start)}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _read(path: Path) -> list[Trial]:
     """The trials of a file; lines that were cut off are passed over."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     trials = []
     for line in lines:

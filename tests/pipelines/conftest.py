@@ -10,6 +10,8 @@ import pytest
 from knots.pipelines import MergePlan
 from knots.pipelines.model_plan import ModelPlan
 from knots.pipelines.plans import EvalPlan
+from knots.pipelines.search_plan import Procedure, SearchPlan
+from knots.search import Axis
 from knots.suites import data
 from tests.miniatures import NOISE, tiny_adapter, tiny_clip, tiny_suite
 
@@ -61,5 +63,25 @@ def plan(model: ModelPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             config={"merge": {}},
         )
         return replace(plan, **fields)
+
+    return make
+
+
+@pytest.fixture
+def search(plan: Callable[..., MergePlan]) -> Callable[..., SearchPlan]:
+    """Makes searches on the tiny suite's validation split: fields of `Procedure`, or what `plan` takes."""
+
+    def make(**changes: Any) -> SearchPlan:
+        own = {key: changes.pop(key) for key in list(changes) if key in Procedure.__dataclass_fields__}
+        seeds = changes.pop("seeds", (0,))
+        test_split = changes.pop("test_split", "test")
+        suite = changes.pop("suite", tiny_suite())
+        both = [
+            replace(task, sizes={**task.sizes, "validation": task.sizes["test"] + 7}) for task in suite.tasks
+        ]
+        merge = plan(**{"split": "validation", "suite": replace(suite, tasks=tuple(both)), **changes})
+        axes = (Axis("scale", (0.5, 1.0, 2.0)), Axis("density", (0.3, 1.0)))
+        procedure = Procedure(**{"name": "grid", "kind": "grid", "axes": axes, "metric": "normalized", **own})
+        return SearchPlan(merge, procedure, seeds, test_split, {"merge": {}, "search": {}})
 
     return make

@@ -1,0 +1,173 @@
+"""What a table of the paper is made of, checked: from plain values to frozen objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from knots.errors import KnotsError
+from knots.pipelines.experiment import Compose, Experiment
+from knots.pipelines.plans import MergePlan, parse_merge
+from knots.pipelines.search_plan import SearchPlan, parse_search
+from knots.pipelines.values import check_keys, choice, flag, names_of, text
+from knots.reporting.comparison import HITS
+from knots.reporting.published import Published
+
+LABELS = {
+    "zero_shot": "Zero-shot",
+    "finetuned": "Fine-tuned",
+    "ensemble": "Ensemble",
+    "regmean": "RegMean",
+    "fisher": "Fisher",
+    "task_arithmetic": "Task Arithmetic",
+    "dare_task_arithmetic": "DARE-TA",
+    "ties": "TIES",
+    "dare_ties": "DARE-TIES",
+    "knots_ties": "KnOTS-TIES",
+    "knots_dare_ties": "KnOTS-DARE-TIES",
+    "knots_rows_ties": "KnOTS-TIES (rows)",
+    "core_ties": "Core-TIES",
+    "core_tsv": "Core-TSV",
+}
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Which figures of the file of published ones a table is compared with.
+
+    Attributes:
+        tables: "1" to "4", "A1"; a figure is taken from the first that has it.
+        model: name of the model there.
+        setting: "per_task" or "joint".
+    """
+
+    tables: tuple[str, ...]
+    model: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row.
+
+    Attributes:
+        label: stands at its left.
+        method: its name in the file of published figures; None where none were published for this row.
+        plan: the run, or the search for its options.
+    """
+
+    label: str
+    method: str | None
+    plan: MergePlan | SearchPlan
+
+    @property
+    def merge(self) -> MergePlan:
+        """The run, or that whose options are searched."""
+        return self.plan.merge if isinstance(self.plan, SearchPlan) else self.plan
+
+    @property
+    def whole(self) -> bool:
+        """Whether accuracies are shown as they are, for what others are measured by."""
+        return self.merge.kind in ("zero_shot", "finetuned")
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One table.
+
+    Attributes:
+        experiment: its name and place.
+        rows: from top to bottom.
+        paper: what it is compared with; None for nothing.
+        published: all published figures.
+    """
+
+    experiment: Experiment
+    rows: tuple[RowPlan, ...]
+    paper: Paper | None
+    published: Published
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Headers: hits where all classes are scored jointly, else the tasks and their average."""
+        first = self.rows[0].merge
+        if first.scoring.mode == "joint":
+            return tuple(f"hits@{k}" for k in HITS)
+        return (*first.suite.task_names, AVERAGE)
+
+
+KEYS = ("name", "kind", "title", "paper", "common", "rows", "settings", "search")
+SETTINGS = ("published", "search")
+
+
+def parse_table(
+    experiment: Experiment, values: Mapping[str, Any], compose: Compose, published: Published
+) -> TablePlan:
+    """Read the configuration of a table.
+
+    Args:
+        experiment: its name and place.
+        values: plain values with the keys of a file of this kind in `conf/experiment/`.
+        compose: composes a row's configuration.
+        published: all published figures.
+
+    Raises:
+        KnotsError: a key is unknown or a value has the wrong type; or as `parse_merge` and `parse_search`.
+    """
+    check_keys("experiment", values, KEYS)
+    settings = choice("experiment.settings", values["settings"], SETTINGS)
+    search = text("experiment.search", values["search"]) if settings == "search" else None
+    rows = tuple(_parse_rows(values, search, compose))
+    return TablePlan(experiment, rows, parse_paper(values["paper"]), published)
+
+
+def parse_paper(values: object) -> Paper | None:
+    """Which published figures a table is compared with."""
+    if values is None:
+        return None
+    keys = ("tables", "model", "setting")
+    if not isinstance(values, Mapping) or set(values) != set(keys):
+        raise KnotsError(f"experiment.paper={values!r}; null, or a mapping with {', '.join(keys)}, is needed")
+    tables = tuple(names_of("experiment.paper.tables", values["tables"]))
+    return Paper(tables, *(text(f"experiment.paper.{key}", values[key]) for key in keys[1:]))
+
+
+def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose) -> Iterator[RowPlan]:
+    """Rows are names of `conf/merge/`, or mappings that say more."""
+    common = names_of("experiment.common", values["common"])
+    given = values["rows"]
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise KnotsError(f"experiment.rows={given!r}; a list of methods is needed, as [ties,knots_ties]")
+    for row in given:
+        if isinstance(row, str):
+            yield RowPlan(LABELS.get(row, row), row, parse_row(row, common, search, compose))
+            continue
+        check_keys("experiment.rows", row, ("merge", "label", "published", "overrides"))
+        method, label = (
+            text("experiment.rows.merge", row["merge"]),
+            text("experiment.rows.label", row["label"]),
+        )
+        further = names_of("experiment.rows.overrides", row["overrides"])
+        known = method if flag("experiment.rows.published", row["published"]) else None
+        yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose))
+
+
+def parse_row(
+    method: str, common: Sequence[str], search: str | None, compose: Compose
+) -> MergePlan | SearchPlan:
+    """One method's run; with a search for its options where there is something to search.
+
+    Rules that look at data have no published options, and are run with those of their configuration.
+
+    Args:
+        method: a name of `conf/merge/`.
+        common: overrides of `conf/merge.yaml`.
+        search: a name of `conf/search/`; None for the published options.
+        compose: composes the configuration.
+    """
+    plan = parse_merge(compose("merge", [*common, f"merge={method}"]))
+    if search is None or plan.kind != "merged" or plan.calibration is not None:
+        return plan
+    return parse_search(compose("search", [*common, f"merge={method}", f"search={search}"]))
