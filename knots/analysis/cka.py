@@ -31,14 +31,14 @@ import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
-from knots.linalg import thin_svd
+from knots.linalg import thin_qr, thin_svd
 
 NOISE = 1e-12
 """A representation whose variance is below this share of its squared length does not vary: what is left is
 the rounding of float32."""
 
 SPANNED = 1e-10
-"""Directions that all maps stretch less than this, in units of their own norms, are rounding."""
+"""What a map adds to the directions of others is rounding where it is less than this share of its norm."""
 
 CHUNK = 1 << 22
 """Numbers that the images of some rows may take at once (32 MB)."""
@@ -164,12 +164,24 @@ def spanning_rows(maps: Sequence[Tensor]) -> Tensor | None:
     width = maps[0].shape[1]
     if any(len(c) >= width for c in maps):
         return None
-    scaled = [c.double() / norm for c in maps if (norm := c.double().norm()) > 0]
-    if not scaled:
-        return maps[0].new_zeros(0, width, dtype=torch.float64)
-    _, s, vt = thin_svd(torch.cat(scaled))
-    kept = int((s > SPANNED).sum())
-    return vt[:kept].clone() if kept < width else None
+    basis = maps[0].new_zeros(0, width, dtype=torch.float64)
+    for c in maps:
+        norm = c.double().norm()
+        if norm == 0:
+            continue
+        rest = _apart(_apart(c.double() / norm, basis), basis)
+        _, s, vt = thin_svd(rest)
+        # What is left of a map that is nearly spanned is known to few digits: apart from the basis once more.
+        fresh, _ = thin_qr(_apart(vt[: int((s > SPANNED).sum())], basis).T)
+        basis = torch.cat([basis, fresh.T])
+        if len(basis) >= width:
+            return None
+    return basis
+
+
+def _apart(rows: Tensor, basis: Tensor) -> Tensor:
+    """Rows [R, I] less their parts along orthonormal rows [d, I]."""
+    return rows - (rows @ basis.T) @ basis
 
 
 def linear_cka(batches: Iterable[Sequence[Tensor]], *, debiased: bool) -> Tensor:

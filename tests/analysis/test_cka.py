@@ -117,6 +117,10 @@ def test_coordinates_are_few_where_maps_are_thin():
     torch.testing.assert_close(basis @ basis.T, torch.eye(5).double(), rtol=0, atol=1e-12)
     for c in thin:
         torch.testing.assert_close(c @ basis.T @ basis, c, rtol=1e-12, atol=1e-12)
+    near = spanning_rows([thin[0], thin[0] + 1e-8 * normal(3, 20, seed=5)])
+    assert near is not None
+    assert near.shape == (6, 20)
+    torch.testing.assert_close(near @ near.T, torch.eye(6).double(), rtol=0, atol=1e-12)
     assert spanning_rows([*thin, normal(20, 20)]) is None
     assert spanning_rows([normal(12, 20, seed=3), normal(12, 20, seed=4)]) is None
 

@@ -132,6 +132,16 @@ def test_the_record_s_means_are_those_of_its_tables(analysis: Plans):
     assert "left out" in run.metrics["figures"][0]["caption"]
 
 
+def test_full_fine_tunes_may_be_the_model_s_own_updates(analysis: Plans, full: ModelPlan):
+    found = run_analysis(analysis(model=full)).metrics
+    beside = run_analysis(analysis(full=full)).metrics
+    assert list(found["panels"]) == ["full", "knots"]
+    assert list(found["geometry"]) == ["full"]
+    for module in MODULES:
+        ours, theirs = (torch.tensor(run["panels"]["full"]["per_module"][module]) for run in (found, beside))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_signs_are_those_of_the_adapters(analysis: Plans):
     plan = analysis()
     run = run_analysis(plan)
