@@ -129,14 +129,30 @@ SPACES: dict[str, Callable[[Sequence[Update], float], Aligned]] = {
 }
 
 
-def _shared_left_basis(updates: Sequence[Update], cutoff: float) -> tuple[Tensor, Callable[[], Tensor]]:
-    """U [O, K] of the SVD of [dW_1 ... dW_T], and what reads S V_i' [T, K, I]; in float32.
+@dataclass(frozen=True, eq=False)
+class SharedBasis:
+    """The thin SVD [dW_1 ... dW_T] = U S [V_1' ... V_T'] with V_i' = W_i Q_i' held as factors; in float64.
 
-    The coordinates are kept as factors and multiplied out at each reading: over all modules they would take
-    more memory than the weights themselves (eight rank-16 updates of a 768 x 768 weight: 1.3 times).
+    Attributes:
+        u: [O, K], orthonormal columns.
+        s: [K], descending.
+        right: for each task W_i [K, R_i] and Q_i [I, R_i], whose columns are orthonormal.
+    """
+
+    u: Tensor
+    s: Tensor
+    right: Sequence[tuple[Tensor, Tensor]]
+
+
+def shared_basis(updates: Sequence[Update], cutoff: float) -> SharedBasis:
+    """The basis that `align_knots` writes T updates [O, I] of one module in, apart from its singular values.
 
     [dW_1 ... dW_T] = Q [R_B1 R_1' ... R_BT R_T'] blockdiag(Q_1', ..., Q_T') with orthonormal outer
     factors, so only the middle [sum R, sum R'] matrix is decomposed.
+
+    Args:
+        updates: T updates [O, I].
+        cutoff: directions with a singular value <= cutoff are dropped; absolute, in units of the weights.
     """
     pairs = [factor(u) for u in updates]
     q, r_b = thin_qr(torch.cat([p.b for p in pairs], dim=1))
@@ -145,10 +161,21 @@ def _shared_left_basis(updates: Sequence[Update], cutoff: float) -> tuple[Tensor
     middle = torch.cat([b @ r_a.T for b, (_, r_a) in zip(left, right, strict=True)], dim=1)
     u, s, vt = thin_svd(middle)
     kept = int((s > cutoff).sum())
-    weighted = torch.split(s[:kept, None] * vt[:kept], [q_a.shape[1] for q_a, _ in right], dim=1)
-    # A slice would keep the whole of its matrix.
-    factors = [(w.clone(), q_a) for w, (q_a, _) in zip(weighted, right, strict=True)]
-    return (q @ u[:, :kept]).float(), lambda: torch.stack([(w @ q_a.T).float() for w, q_a in factors])
+    slices = torch.split(vt[:kept], [q_a.shape[1] for q_a, _ in right], dim=1)
+    factors = [(w, q_a) for w, (q_a, _) in zip(slices, right, strict=True)]
+    return SharedBasis(q @ u[:, :kept], s[:kept], factors)
+
+
+def _shared_left_basis(updates: Sequence[Update], cutoff: float) -> tuple[Tensor, Callable[[], Tensor]]:
+    """U [O, K] of the SVD of [dW_1 ... dW_T], and what reads S V_i' [T, K, I]; in float32.
+
+    The coordinates are kept as factors and multiplied out at each reading: over all modules they would take
+    more memory than the weights themselves (eight rank-16 updates of a 768 x 768 weight: 1.3 times).
+    """
+    basis = shared_basis(updates, cutoff)
+    # Products, unlike slices, do not keep the whole of their matrix.
+    factors = [(basis.s[:, None] * w, q_a) for w, q_a in basis.right]
+    return basis.u.float(), lambda: torch.stack([(w @ q_a.T).float() for w, q_a in factors])
 
 
 def _two_sided(pairs: Sequence[LowRank], left: Tensor, right: Tensor) -> Aligned:

@@ -11,18 +11,16 @@ Shapes: B items, N tokens of an item, O out features, I in features, C classes, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from knots.adapters import Adapter
 from knots.errors import KnotsError, unknown
-from knots.evaluation.batches import Batch, ShardedBatches, TextBatch
-from knots.evaluation.passes import Arrays, cut_for, features_of
-from knots.evaluation.precision import exact_float32
+from knots.evaluation.batches import Batch, TextBatch
+from knots.evaluation.passes import Arrays, all_batches, computing_on, features_of, input_leaders
 from knots.evaluation.tracing import Trace, watching
 from knots.models.attach import attach, check_modules
 from knots.models.families import Model
@@ -68,8 +66,8 @@ def collect_grams(
     """
     shapes = _touched(model, adapters, data, batch_size)
     grams = {}
-    with _computing_on(model, torch.device(device)), torch.no_grad():
-        leaders = _leaders(model, shapes, data[0])
+    with computing_on(model, torch.device(device)), torch.no_grad():
+        leaders = input_leaders(model, shapes, data[0])
         sizes = {leader: shapes[leader][1] for leader in leaders.values()}
         for adapter, arrays in zip(adapters, data, strict=True):
             with attach(model.tower, adapter):
@@ -127,7 +125,7 @@ def collect_fishers(
     shapes = _touched(model, adapters, data, batch_size)
     _check_heads(model, adapters, heads, data, labels)
     fishers = {}
-    with _computing_on(model, torch.device(device)):
+    with computing_on(model, torch.device(device)):
         for place, (adapter, head, arrays) in enumerate(zip(adapters, heads, data, strict=True)):
             answers = _answers(labels, named_generator(seed, adapter.name), len(arrays))
             readout = _Readout(scale * head.detach(), list(absent[place]) if absent else [])
@@ -166,24 +164,9 @@ def _second_moments(
         tokens[name] += len(flat)
 
     with watching(model.tower, sizes, add):
-        for batch in _batches(model, arrays, batch_size):
+        for batch in all_batches(model, arrays, batch_size):
             features_of(model, batch)
     return {name: (total / tokens[name]).float().cpu() for name, total in totals.items()}
-
-
-def _leaders(model: Model, modules: Mapping[str, Any], arrays: Arrays) -> dict[str, str]:
-    """For every module the first one that is given the very same inputs, seen on one batch."""
-    inputs: dict[str, list[Tensor]] = {name: [] for name in modules}
-    with watching(model.tower, modules, lambda name, x, _: inputs[name].append(x)):
-        features_of(model, cut_for(model, arrays, 1).read(0))
-    first: dict[tuple[int, ...], str] = {}
-    leaders = {}
-    for name, tensors in inputs.items():
-        if not tensors:
-            raise KnotsError(f"module {name!r} has an update, but takes no part in encoding an item")
-        # All inputs are still held, so no two of them can have one id.
-        leaders[name] = first.setdefault(tuple(map(id, tensors)), name)
-    return leaders
 
 
 def _mean_squares(
@@ -197,7 +180,7 @@ def _mean_squares(
     """The mean over items of the squared gradients of log p(y|x), for the answers y."""
     device = model.device
     totals = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
-    for batch in _batches(model, arrays, batch_size):
+    for batch in all_batches(model, arrays, batch_size):
         _add_batch(totals, model, readout, batch, answers)
     return {name: (total / len(arrays)).float().cpu() for name, total in totals.items()}
 
@@ -286,23 +269,3 @@ def _check_heads(
             raise KnotsError(
                 f"task {adapter.name!r}: the data have the label {largest}, the head {len(head)} classes"
             )
-
-
-def _batches(
-    model: Model, arrays: Arrays, batch_size: int
-) -> ShardedBatches[Batch] | ShardedBatches[TextBatch]:
-    """All items, in one process."""
-    cut: Any = cut_for(model, arrays, batch_size)
-    return ShardedBatches(cut)
-
-
-@contextmanager
-def _computing_on(model: Model, device: torch.device) -> Iterator[None]:
-    """The model on a device, in exact arithmetic and outside inference mode; then back where it was."""
-    home = model.device
-    try:
-        model.to(device)
-        with torch.inference_mode(False), torch.enable_grad(), exact_float32(device):
-            yield
-    finally:
-        model.to(home)
