@@ -16,9 +16,10 @@ from experiments._cli import entry_point
 
 @entry_point("analyze")
 def main(config: dict[str, Any]) -> None:
-    """Look, show."""
+    """Look, show, log."""
     from rich.text import Text
 
+    from experiments._logging import log_record
     from experiments._session import session
     from knots.pipelines.analyze import parse_analysis, run_analysis
     from knots.pipelines.analyze_record import record_view
@@ -28,6 +29,8 @@ def main(config: dict[str, Any]) -> None:
         run = run_analysis(plan, console)
         console.print(record_view(run))
         console.print(Text(f"Run folder: {run.folder}"), soft_wrap=True)
+        if run.fresh:
+            log_record(run.folder, run.metrics, config)
 
 
 if __name__ == "__main__":

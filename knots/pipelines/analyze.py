@@ -35,7 +35,7 @@ from knots.runs import Run, find_run, run_id, writing
 from knots.suites.data import Sample, load_split, source_identity
 from knots.updates import Update
 
-__all__ = ["AnalysisPlan", "analysis_identity", "parse_analysis", "run_analysis"]
+__all__ = ["AnalysisPlan", "analysis_identity", "finished_analysis", "parse_analysis", "run_analysis"]
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,7 @@ def run_analysis(plan: AnalysisPlan, console: Console | None = None, workshop: W
         KnotsError: adapters, fine-tunes, model and suite do not fit together, options are out of range, the
             trainer has several devices, or a folder cannot be written.
     """
-    shop = workshop or Workshop(
-        plan.model, plan.suite, precision=plan.options.precision, data=plan.data, cache_dir=plan.cache_dir
-    )
-    subject = _Subject(plan, shop)
+    subject = _Subject(plan, shop := workshop or _shop(plan))
     identity = analysis_identity(plan, shop, subject.full)
     name = run_id(identity)
     found = None if plan.force else find_run(plan.root, name)
@@ -73,6 +70,21 @@ def run_analysis(plan: AnalysisPlan, console: Console | None = None, workshop: W
         findings = _look(plan, subject, device, console or Console(quiet=True))
         draft.metrics.update(write_record(plan, findings, draft.folder))
     return Run(plan.root / name, draft.metrics, fresh=True)
+
+
+def finished_analysis(plan: AnalysisPlan) -> Run | None:
+    """The analysis if it is finished, else None; nothing is computed.
+
+    Raises:
+        KnotsError: adapters or full fine-tunes are not there.
+    """
+    shop = _shop(plan)
+    return find_run(plan.root, run_id(analysis_identity(plan, shop, _Subject(plan, shop).full)))
+
+
+def _shop(plan: AnalysisPlan) -> Workshop:
+    precision = plan.options.precision
+    return Workshop(plan.model, plan.suite, precision=precision, data=plan.data, cache_dir=plan.cache_dir)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ class Product:
     Attributes:
         sheets: its tables.
         pictures: name of the file -> figure.
+        copies: PNG file of another run's figure, with a PDF beside it -> its caption.
         notes: what a reader must know.
         runs: ids of the runs that the numbers come from.
         failures: what was to be run -> why it was not.
@@ -75,6 +77,7 @@ class Product:
 
     sheets: list[Sheet] = field(default_factory=list)
     pictures: dict[str, Picture] = field(default_factory=dict)
+    copies: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -141,10 +144,7 @@ def keep(experiment: Experiment, product: Product) -> Run:
     with writing(root, name, config=experiment.config, identity=identity) as draft:
         for sheet in product.sheets:
             write_sheet(sheet, draft.folder / "tables")
-        figures = []
-        for file, picture in product.pictures.items():
-            save_figure(picture.figure, draft.folder / "figures", file)
-            figures.append({"file": f"figures/{file}.png", "caption": picture.caption})
+        figures = _keep_figures(product, draft.folder / "figures")
         draft.metrics |= {
             "schema": 1,
             "record": "experiment",
@@ -156,6 +156,20 @@ def keep(experiment: Experiment, product: Product) -> Run:
             "notes": [*product.notes, *_told(product.failures)],
         }
     return Run(root / name, draft.metrics, fresh=True)
+
+
+def _keep_figures(product: Product, folder: Path) -> list[dict[str, str]]:
+    """Write the figures, each as PNG and PDF; returns what the record says of them."""
+    figures = []
+    for file, picture in product.pictures.items():
+        save_figure(picture.figure, folder, file)
+        figures.append({"file": f"figures/{file}.png", "caption": picture.caption})
+    for path, caption in product.copies.items():
+        folder.mkdir(exist_ok=True)
+        for suffix in (".png", ".pdf"):
+            shutil.copyfile(path.with_suffix(suffix), folder / path.with_suffix(suffix).name)
+        figures.append({"file": f"figures/{path.name}", "caption": caption})
+    return figures
 
 
 def _told(failures: Mapping[str, str]) -> Sequence[str]:

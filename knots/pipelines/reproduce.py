@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from knots.pipelines.experiment import Compose, Experiment, Product, keep
+from knots.pipelines.similarity import parse_similarity, run_similarity
 from knots.pipelines.table_plan import parse_table
 from knots.pipelines.tables import run_table
 from knots.pipelines.values import choice, flag, text
@@ -21,6 +22,7 @@ Parse = Callable[[Experiment, Mapping[str, Any], Compose, Published], Any]
 
 KINDS: Mapping[str, tuple[Parse, Callable[[Any, Console], Product]]] = {
     "table": (parse_table, run_table),
+    "similarity": (parse_similarity, run_similarity),
 }
 """Kinds of experiments: what reads their configuration, and what runs them."""
 

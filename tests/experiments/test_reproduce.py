@@ -75,7 +75,7 @@ def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(
     arguments = ["experiment=mini_table_a1", "experiment.settings=published", f"experiment.rows=[ties,{bad}]"]
     done = command("reproduce", [*arguments, *tiny_run])
     assert done.code == 2
-    assert "error: Bad could not be run, as said above; the rest is in" in done.err
+    assert "error: Bad could not be run; the rest is kept: " in done.err
     assert "Traceback" not in done.err
     record = json.loads((folder_of(tmp_path, "mini_table_a1") / "metrics.json").read_text())
     missing = {row["label"]: row["missing"] for row in record["sheets"][0]["rows"]}

@@ -1,0 +1,116 @@
+"""How alike the tasks' updates act, before and after aligning: Figure 2 of the KnOTS paper (arXiv 2410.19735).
+
+The comparison itself is an analysis (`knots.pipelines.analyze`); full fine-tunes to put beside the adapters
+are loaded, or trained here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from knots.finetuning import FinetuningPlan, finetune_tasks, parse_plan
+from knots.pipelines.analyze import AnalysisPlan, finished_analysis, parse_analysis, run_analysis
+from knots.pipelines.experiment import NOT_RUN, Compose, Experiment, Product
+from knots.pipelines.values import check_keys, names_of
+from knots.reporting.published import Published
+from knots.reporting.sheets import Row, Sheet
+from knots.runs import Run
+
+log = logging.getLogger(__name__)
+
+KEYS = ("name", "kind", "title", "common", "train")
+
+
+@dataclass(frozen=True)
+class SimilarityPlan:
+    """One comparison.
+
+    Attributes:
+        experiment: its name and place.
+        analysis: what is compared.
+        recipe: how full fine-tunes of the analysis' tasks are trained; None where they are there.
+        folder: where they are trained into.
+    """
+
+    experiment: Experiment
+    analysis: AnalysisPlan
+    recipe: FinetuningPlan | None
+    folder: Path
+
+
+def parse_similarity(
+    experiment: Experiment, values: Mapping[str, Any], compose: Compose, published: Published
+) -> SimilarityPlan:
+    """Read the configuration of a comparison.
+
+    Args:
+        experiment: its name and place.
+        values: plain values with the keys of a file of this kind in `conf/experiment/`.
+        compose: composes the configurations of analysis and training.
+        published: not looked at: no numbers of this figure were seen.
+
+    Raises:
+        KnotsError: a key is unknown or a value has the wrong type; or as `parse_analysis` and `parse_plan`.
+    """
+    del published
+    check_keys("experiment", values, KEYS)
+    common = names_of("experiment.common", values["common"])
+    if values["train"] is None:
+        analysis = parse_analysis(compose("analyze", common))
+        return SimilarityPlan(experiment, analysis, None, Path())
+    config = compose("finetune", names_of("experiment.train", values["train"]))
+    folder = Path(config["folder"]).expanduser()
+    analysis = parse_analysis(compose("analyze", [*common, f'full.adapters="{folder}/{{task}}"']))
+    return SimilarityPlan(experiment, analysis, parse_plan(config["finetune"]), folder)
+
+
+def run_similarity(plan: SimilarityPlan, console: Console) -> Product:
+    """Train what is missing, compare, and show the comparison's own tables and figures."""
+    product = Product()
+    found = product.attempt("analysis", partial(_compare, plan, console))
+    if found is None:
+        reason = product.failures.get("analysis", NOT_RUN)
+        row = Row("mean CKA between two tasks", (), reason)
+        product.sheets.append(Sheet(plan.experiment.name, plan.experiment.title, (), (row,)))
+        return product
+    product.sheets.extend(Sheet.from_json(sheet) for sheet in found.metrics["sheets"])
+    product.notes.extend(found.metrics["notes"])
+    product.runs.append(found.run_id)
+    for figure in found.metrics["figures"]:
+        product.copies[found.folder / figure["file"]] = figure["caption"]
+    return product
+
+
+def _compare(plan: SimilarityPlan, console: Console) -> Run | None:
+    """The analysis; None where it is not there and nothing is to be run."""
+    if not plan.experiment.run:
+        return finished_analysis(plan.analysis)
+    if plan.recipe is not None:
+        _train(plan, plan.recipe)
+    return run_analysis(plan.analysis, console)
+
+
+def _train(plan: SimilarityPlan, recipe: FinetuningPlan) -> None:
+    """Train the full fine-tunes that are missing."""
+    analysis = plan.analysis
+    trainings = finetune_tasks(
+        analysis.model.spec,
+        analysis.suite,
+        "all",
+        recipe,
+        plan.folder,
+        analysis.trainer,
+        cache_dir=analysis.cache_dir,
+        force=False,
+        options=analysis.data,
+    )
+    for task, accuracies in trainings:
+        for when, accuracy in (accuracies or {}).items():
+            log.info("%s: %s %.2f %% on the validation split", task, when, accuracy)
