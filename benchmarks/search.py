@@ -1,12 +1,12 @@
-"""What a grid search spends its time on, and what sharing saves: scale x density of KnOTS-TIES on the miniature.
+"""What a grid search spends its time on, and what sharing saves: KnOTS-TIES, scale x density.
 
     uv run benchmarks/search.py
     uv run benchmarks/search.py points=4 alone=3 model=mini_llama
 
 One search of points x points candidates on the validation split. Its time is that of the whole call but for
 loading, which happens before; forward passes are the calls of the base model, by a clock around each. Beside
-it, some candidates each in a search of its own, which loads and aligns everything anew. Ratios are of this one
-run.
+it, some candidates each in a search of its own, which loads and aligns everything anew. Ratios are of this
+one run.
 """
 
 from __future__ import annotations

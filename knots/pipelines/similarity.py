@@ -1,4 +1,4 @@
-"""How alike the tasks' updates act, before and after aligning: Figure 2 of the KnOTS paper (arXiv 2410.19735).
+"""How alike the tasks' updates act, before and after aligning: Figure 2 of KnOTS (arXiv 2410.19735).
 
 The comparison itself is an analysis (`knots.pipelines.analyze`); full fine-tunes to put beside the adapters
 are loaded, or trained here.

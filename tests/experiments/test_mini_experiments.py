@@ -1,0 +1,80 @@
+"""Every experiment on the miniatures as a user types it, its numbers recomputed from the stored predictions.
+
+Table 1 has all of its items; the others a part of them, to save time. All share one output folder, as a user's
+would, so that runs and trials of one serve the next.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.conftest import TASKS
+from tests.experiments.recomputing import check_printed, check_seeds, check_sheet, kept
+from tests.experiments.rehearsing import type_command
+
+pytestmark = pytest.mark.slow
+
+SENTENCES = ("scenes", "comparisons", "quantifiers", "answers", "counts", "facts")
+BASELINES = ["Zero-shot", "Fine-tuned"]
+PAPER = ["RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mini")
+
+
+def fewer(tasks: tuple[str, ...]) -> str:
+    sizes = {"test": 800, "validation": 200}
+    return " ".join(f"suite.tasks.{task}.sizes.{split}={n}" for task in tasks for split, n in sizes.items())
+
+
+def reproduced(place: Path, name: str, *arguments: str) -> tuple[str, dict]:
+    """What one command prints, and the record that it keeps."""
+    out = type_command(place, "reproduce.py", [f"experiment={name}", "logger=none", *arguments])
+    record = kept(place / "outputs", name)
+    for sheet in record["sheets"]:
+        check_printed(out, sheet)
+    for ending in ("txt", "md", "tex", "csv"):
+        assert (record["folder"] / "tables" / f"{name}.{ending}").stat().st_size > 0
+    assert record["figures"]
+    return out, record
+
+
+def check_table(place: Path, record: dict, rows: list[str]) -> None:
+    (sheet,) = record["sheets"]
+    assert [row["label"] for row in sheet["rows"] if "mean of" not in row["label"]] == rows
+    assert check_sheet(place / "outputs", sheet) == len(rows) * len(sheet["columns"])
+    assert check_seeds(place / "outputs", sheet) == sum("DARE" in row for row in rows)
+    assert all(row["missing"] is None for row in sheet["rows"])
+
+
+def test_table_1_with_every_item(place: Path):
+    _, record = reproduced(place, "mini_table1")
+    check_table(place, record, [*BASELINES, *PAPER])
+    (sheet,) = record["sheets"]
+    rows = {row["label"]: row["cells"][-1]["ours"] for row in sheet["rows"]}
+    assert "KnOTS-TIES, mean of" not in rows
+    assert rows["Fine-tuned"] > rows["Zero-shot"]
+    assert any("5 seeds" in row for row in rows)
+    again = type_command(place, "reproduce.py", ["experiment=mini_table1", "logger=none"])
+    assert "evaluating" not in again
+
+
+@pytest.mark.parametrize(("name", "tasks", "rows"), [
+    ("mini_table2", TASKS, [*BASELINES, *PAPER]),
+    ("mini_table3", SENTENCES, [*BASELINES, *PAPER]),
+    ("mini_table4", TASKS, [*BASELINES, "Ensemble", *PAPER]),
+    ("mini_table_a1", TASKS, ["Fine-tuned", "Fisher", "RegMean", "Task Arithmetic", "TIES", "KnOTS-TIES"]),
+    ("mini_rows_vs_columns", TASKS, ["TIES", "KnOTS-TIES", "KnOTS-TIES (rows)"]),
+])  # fmt: skip
+def test_every_other_table_with_fewer_items(place: Path, name: str, tasks: tuple[str, ...], rows: list[str]):
+    _, record = reproduced(place, name, f"overrides={fewer(tasks)}")
+    check_table(place, record, rows)
+
+
+def test_one_page_shows_all_of_them(place: Path):
+    type_command(place, "report.py", [])
+    page = (place / "outputs" / "report" / "report.html").read_text()
+    for path in (place / "outputs").glob("mini_*"):
+        assert kept(place / "outputs", path.name)["title"] in page
