@@ -1,4 +1,4 @@
-"""Numbers of tables recomputed from the predictions that runs stored: pandas alone, nothing of the package."""
+"""Numbers of tables recomputed from stored predictions: pandas alone, nothing of the package."""
 
 import json
 from functools import cache

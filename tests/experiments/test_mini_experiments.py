@@ -1,7 +1,7 @@
 """Every experiment on the miniatures as a user types it, its numbers recomputed from the stored predictions.
 
-Table 1 has all of its items; the others a part of them, to save time. All share one output folder, as a user's
-would, so that runs and trials of one serve the next.
+Table 1 has all of its items; the others a part of them, to save time. All share one output folder, as those
+of a user would, so that runs and trials of one serve the next.
 """
 
 from pathlib import Path
