@@ -142,7 +142,8 @@ def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose)
         raise KnotsError(f"experiment.rows={given!r}; a list of methods is needed, as [ties,knots_ties]")
     for row in given:
         if isinstance(row, str):
-            yield RowPlan(LABELS.get(row, row), row, parse_row(row, common, search, compose))
+            plan = parse_row(row, common, search, compose)
+            yield RowPlan(_label(row, plan), row, plan)
             continue
         check_keys("experiment.rows", row, ("merge", "label", "published", "overrides"))
         method, label = (
@@ -152,6 +153,14 @@ def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose)
         further = names_of("experiment.rows.overrides", row["overrides"])
         known = method if flag("experiment.rows.published", row["published"]) else None
         yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose))
+
+
+def _label(method: str, plan: MergePlan | SearchPlan) -> str:
+    """How a method is called; an unmerged language model has heads that were trained: no zero-shot."""
+    merge = plan.merge if isinstance(plan, SearchPlan) else plan
+    if method == "zero_shot" and merge.suite.modality == "language":
+        return "Base (own heads)"
+    return LABELS.get(method, method)
 
 
 def parse_row(

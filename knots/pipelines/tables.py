@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -98,13 +98,17 @@ def _published(plan: TablePlan, row: RowPlan, column: str) -> Cell:
 
 def _seeds_row(plan: TablePlan, row: RowPlan, search: SearchOutcome) -> Row:
     """Mean and deviation over the seeds of DARE's masks, each with the options that its own search found."""
-    cells = []
-    for column in plan.columns:
-        values = [measured(test.run.metrics, row, column).percent for test in search.tests.values()]
-        known = [value for value in values if value is not None]
-        mean, deviation = float(np.mean(known)), float(np.std(known, ddof=1))
-        cells.append(Cell(ours=mean, note=f"deviation {deviation:.2f} over {len(known)} seeds"))
-    return Row(f"{row.label}, mean of {len(search.tests)} seeds", tuple(cells))
+    tests = search.tests.values()
+    values = [[measured(t.run.metrics, row, column).percent for t in tests] for column in plan.columns]
+    return Row(f"{row.label}, mean of {len(tests)} seeds", tuple(map(_seeds_cell, values)))
+
+
+def _seeds_cell(values: Sequence[float | None]) -> Cell:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return Cell()
+    deviation = float(np.std(known, ddof=1))
+    return Cell(ours=float(np.mean(known)), note=f"deviation {deviation:.2f} over {len(known)} seeds")
 
 
 def measured(metrics: Metrics, row: RowPlan, column: str) -> Value:

@@ -104,6 +104,32 @@ def test_other_splits_come_from_the_same_files(
     assert "regmean: looking at 256 train items" in done.out
 
 
+def test_table_1_comes_from_the_hub_and_stands_beside_the_published_figures(
+    hub: Hub, command: Command, arguments: list[str], tmp_path: Path
+):
+    own = [a for a in arguments if a.startswith(("paths.", "logger=", "trainer="))]
+    runs = " ".join(a for a in arguments if a not in (*own, "model=vit_b_32"))
+    done = command("reproduce", ["experiment=table1", *own, f"overrides={runs} eval.protocol=float32"])
+    assert (done.code, done.err) == (0, "")
+    (folder,) = (tmp_path / "outputs" / "table1").glob("[!.]*")
+    (sheet,) = json.loads((folder / "metrics.json").read_text())["sheets"]
+    rows = {row["label"]: row for row in sheet["rows"]}
+    average = rows["KnOTS-TIES"]["cells"][-1]
+    assert (average["published"], average["second_hand"]) == (68.0, True)
+    assert rows["KnOTS-TIES"]["missing"] is None
+    cells = dict(zip(sheet["columns"], rows["Fine-tuned"]["cells"], strict=True))
+    assert (cells["stanford_cars"]["published"], cells["stanford_cars"]["second_hand"]) == (74.0, False)
+    # With a handful of items some fine-tuned accuracies are 0, by which nothing is normalized.
+    assert cells["mnist"]["ours"] is not None
+    assert all(cell["run"] for row in sheet["rows"] for cell in row["cells"])
+    assert "68.0" in done.out
+    # All rows share one copy of everything.
+    assert len(hub.downloads) == len(set(hub.downloads))
+    # The official masks and seed belong to the published options.
+    (note,) = [note for note in sheet["notes"] if note.startswith("DARE-TIES:")]
+    assert "scale 0.6, density 1, drop 0.2, seed 424; gstoica27/KnOTS@baa35e8" in note
+
+
 def test_published_references_normalize(hub: Hub, command: Command, arguments: list[str], tmp_path: Path):
     done = command("merge", [*arguments, "normalize_by=published", "tasks=[mnist,dtd]", "eval=per_task"])
     assert (done.code, done.err) == (0, "")
