@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from knots.adapters import Adapter
+from knots.adapters.shortening import shorten_all
 from knots.errors import KnotsError
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
@@ -43,14 +44,22 @@ def workshop_for(plan: MergePlan, *, keeps: bool = True) -> Workshop:
     )
 
 
-def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> Adapter:
-    """The merge of the adapters, with what its rule wants to know of the data, and the heads in use."""
+def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> tuple[Adapter, float | None]:
+    """The merge of the adapters, with what its rule wants to know of the data, and the heads in use.
+
+    Returns:
+        The merge, and the relative error that shortening it to the plan's rank cost; None where it is whole.
+    """
     statistics = _statistics(plan, shop, device)
     found = merge(shop.prepared, **plan.options, **statistics, seed=plan.seed, device=device)
+    cost = None
+    if plan.max_rank is not None:
+        short, cost = shorten_all(found.updates, plan.max_rank)
+        found = replace(found, updates=short)
     if shop.task_heads is None:
-        return found
+        return found, cost
     heads = zip(plan.suite.task_names, shop.task_heads, strict=True)
-    return replace(found, heads={f"{task}.weight": head for task, head in heads})
+    return replace(found, heads={f"{task}.weight": head for task, head in heads}), cost
 
 
 def _statistics(plan: MergePlan, shop: Workshop, device: torch.device) -> Mapping[str, Any]:

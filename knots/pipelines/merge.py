@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from knots.adapters import Adapter, save_adapter
-from knots.adapters.shortening import shorten_all
 from knots.evaluation import (
     Ensemble,
     EvaluationResult,
@@ -164,13 +163,11 @@ def _evaluate(plan: MergePlan, shop: Workshop, console: Console) -> tuple[Evalua
     costs: list[float] = []
 
     def make(device: torch.device) -> Adapter:
-        adapter = merged(plan, shop, device)
-        if plan.max_rank is None:
-            return adapter
-        short, cost = shorten_all(adapter.updates, plan.max_rank)
-        log.info("shortened to rank %d; relative error %.2g", plan.max_rank, cost)
-        costs.append(cost)
-        return replace(adapter, updates=short)
+        adapter, cost = merged(plan, shop, device)
+        if cost is not None:
+            log.info("shortened to rank %d; relative error %.2g", plan.max_rank, cost)
+            costs.append(cost)
+        return adapter
 
     result = score(plan, shop, _predictor(plan.kind, shop, make), console)
     return result, costs[0] if costs else None

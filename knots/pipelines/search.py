@@ -188,7 +188,7 @@ class _Scorer:
         plan, shop = self.plan.candidate(options, seed), self.shop
 
         def make(device: torch.device) -> Adapter:
-            return merged(plan, shop, device)
+            return merged(plan, shop, device)[0]
 
         started = time.perf_counter()
         result: EvaluationResult = score(plan, shop, Merged(make), QUIET)

@@ -66,6 +66,14 @@ def test_the_best_is_tested_as_the_run_that_a_merge_with_its_options_is(search: 
     assert "search: grid" in found.best.run.metrics["merge"]["source"]
 
 
+def test_candidates_are_shortened_as_the_run_is(search: Searches):
+    plan = search(max_rank=2, axes=(Axis("scale", (0.5, 1.0)),))
+    for trial in run_search(plan).run.metrics["seeds"][0]["trials"]:
+        outcome = run_merge(plan.candidate(trial["options"], 0))
+        assert outcome.run.metrics["merge"]["max_rank_error"] > 0
+        assert trial["value"] == pytest.approx(normalized_average(outcome), abs=1e-9)
+
+
 def test_jointly_the_value_is_hits_pooled_over_all_items(search: Searches):
     plan = search(mode="joint", metric="hits@3", decimals=3)
     found = run_search(plan)
