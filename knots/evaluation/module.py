@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -170,7 +170,8 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - self._started
-        self.result = self._summarize(self.speed(seconds, self._waiting.seconds))
+        speed = replace(self.speed(seconds, self._waiting.seconds), device=str(self.device))
+        self.result = self._summarize(speed)
 
     def restore(self) -> None:
         """Give the base back as it was."""

@@ -31,6 +31,7 @@ class Speed:
         waiting_seconds: the part of them in which the next batch was not there yet.
         unit: what the items are called.
         tokens: of all items, padding aside; None for pictures.
+        device: where they were scored, as torch names it; of several processes, this one's.
     """
 
     items: int
@@ -38,6 +39,7 @@ class Speed:
     waiting_seconds: float
     unit: str = "images"
     tokens: int | None = None
+    device: str | None = None
 
     @property
     def items_per_second(self) -> float:

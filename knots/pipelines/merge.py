@@ -121,7 +121,7 @@ def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], con
         result, cost = _evaluate(plan, shop, console)
         if result.speed is not None:
             log.info("%s: %s", result.kind, result.speed)
-            draft.measured["speed"] = asdict(result.speed)
+            draft.measured |= {"device": result.speed.device, "speed": asdict(result.speed)}
         metrics = _summary(plan, result, {kind: base.result for kind, base in baselines.items()}, cost)
         result.predictions.to_parquet(draft.folder / PREDICTIONS, index=False)
         if result.adapter is not None:

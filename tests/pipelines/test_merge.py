@@ -62,6 +62,7 @@ def test_the_speed_is_logged_and_kept_beside_the_numbers(plan: Plans):
     assert speed["items"] == 68
     assert 0 < speed["waiting_seconds"] < speed["seconds"]
     assert re.search(r"merged: 68 images in .* images/s, \d+ % of it", (run.folder / "log.txt").read_text())
+    assert speed["device"] == json.loads((run.folder / "provenance.json").read_text())["device"] == "cpu"
     assert "speed" not in run.metrics
 
 
