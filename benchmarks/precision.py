@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments._cli import CONF, plain
 from knots.pipelines import parse_merge, run_merge
 from knots.provenance import describe_machine
-from knots.runs import PREDICTIONS, Run
+from knots.runs import Run
 
 RESULTS = Path(__file__).with_name("results") / "precision.json"
 
@@ -58,14 +58,13 @@ def measure(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
         outcome = run_merge(parse_merge(config))
         for run in (*outcome.baselines.values(), outcome.run):
             method = run.metrics["merge"]["method"]
-            table = pd.read_parquet(run.folder / PREDICTIONS)
+            table = run.predictions()
             row = describe(run, table, exact.setdefault(method, table))
             yield {"setting": label(precision, protocol), "precision": precision, "protocol": protocol} | row
 
 
 def describe(run: Run, table: pd.DataFrame, exact: pd.DataFrame) -> dict[str, Any]:
     """Accuracies in percent, and how many of the items fall elsewhere than in `exact`."""
-    provenance = json.loads((run.folder / "provenance.json").read_text(encoding="utf-8"))
     return {
         "method": run.metrics["merge"]["method"],
         "accuracy": {task: numbers["accuracy"] for task, numbers in run.metrics["per_task"].items()},
@@ -75,7 +74,7 @@ def describe(run: Run, table: pd.DataFrame, exact: pd.DataFrame) -> dict[str, An
         "changed": int((table["prediction"] != exact["prediction"]).sum()),
         "joint_changed": int((table["joint_prediction"] != exact["joint_prediction"]).sum()),
         "notes": run.metrics["notes"],
-        "speed": provenance["speed"],
+        "speed": run.provenance()["speed"],
     }
 
 
