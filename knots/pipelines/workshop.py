@@ -61,7 +61,7 @@ class Workshop:
 
     def over(self, suite: Suite) -> Workshop:
         """One for other tasks of the same model; what does not depend on the tasks is shared."""
-        if suite.task_names == self.suite.task_names:
+        if suite == self.suite:
             return self
         other = copy(self)
         other.suite, other._class_heads = suite, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,9 @@ class Overview:
 
 
 def read_overview(output_dir: str | Path, *, sort: str) -> Overview:
-    """Read what is finished; results that an older version made are left out with a warning.
+    """Read what is finished, of every experiment the last result.
+
+    Results that an older version of the code made are left out with a warning.
 
     Args:
         output_dir: the root of the run folders.
@@ -64,7 +66,17 @@ def read_overview(output_dir: str | Path, *, sort: str) -> Overview:
         raise unknown("sort", sort, (*ORDERS, "method"))
     folder = Path(output_dir).expanduser()
     runs = sorted(merge_runs(folder), key=lambda run: _place(run, sort))
-    return Overview(folder, tuple(runs), {kind: tuple(records(folder, kind)) for kind in KINDS})
+    found = {kind: records(folder, kind) for kind in KINDS}
+    found["experiment"] = _newest(found["experiment"])
+    return Overview(folder, tuple(runs), {kind: tuple(some) for kind, some in found.items()})
+
+
+def _newest(experiments: Iterable[Run]) -> list[Run]:
+    """The last result of every experiment: those before it had fewer runs, or other overrides."""
+    newest: dict[str, Run] = {}
+    for run in sorted(experiments, key=lambda run: str(run.provenance().get("finished"))):
+        newest[str(run.metrics["experiment"])] = run
+    return [newest[name] for name in sorted(newest)]
 
 
 def _place(run: Run, sort: str) -> tuple[bool, float, str]:

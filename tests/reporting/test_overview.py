@@ -49,3 +49,15 @@ def test_no_runs_and_an_unknown_order_are_said(tmp_path: Path):
     assert "no finished runs below" in str(text(read_overview(tmp_path, sort="joint")))
     with pytest.raises(KnotsError, match="unknown sort 'acuracy'; did you mean 'accuracy'"):
         read_overview(tmp_path, sort="acuracy")
+
+
+def test_of_every_experiment_the_last_result_is_shown(tmp_path: Path):
+    made = {"aaa": ("table1", "2026-01-02"), "bbb": ("table1", "2026-01-03"), "ccc": ("table2", "2026-01-01")}
+    for name, (experiment, finished) in made.items():
+        folder = tmp_path / experiment / name
+        folder.mkdir(parents=True)
+        record = {"schema": 1, "record": "experiment", "experiment": experiment}
+        (folder / "metrics.json").write_text(json.dumps(record))
+        (folder / "provenance.json").write_text(json.dumps({"finished": finished, "results_version": 99}))
+    shown = read_overview(tmp_path, sort="joint").records["experiment"]
+    assert [run.run_id for run in shown] == ["bbb", "ccc"]
