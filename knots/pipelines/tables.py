@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -60,7 +60,7 @@ def _sheet(plan: TablePlan, found: Mapping[str, Found], failures: Mapping[str, s
         missing = None if outcome is not None else failures.get(row.label, NOT_RUN)
         rows.append(Row(row.label, tuple(cells), missing))
         if isinstance(outcome, SearchOutcome) and len(outcome.tests) > 1:
-            rows.append(_seeds_row(plan, row, outcome))
+            rows.extend(_seeds_rows(plan, row, outcome))
     joint_only = plan.columns[0].startswith("hits@")
     unit = "hits, %" if joint_only else "normalized accuracy, % (zero-shot, fine-tuned: accuracy, %)"
     title = f"{plan.experiment.title}: {unit}"
@@ -96,19 +96,17 @@ def _published(plan: TablePlan, row: RowPlan, column: str) -> Cell:
     return Cell()
 
 
-def _seeds_row(plan: TablePlan, row: RowPlan, search: SearchOutcome) -> Row:
+def _seeds_rows(plan: TablePlan, row: RowPlan, search: SearchOutcome) -> list[Row]:
     """Mean and deviation over the seeds of DARE's masks, each with the options that its own search found."""
     tests = search.tests.values()
     values = [[measured(t.run.metrics, row, column).percent for t in tests] for column in plan.columns]
-    return Row(f"{row.label}, mean of {len(tests)} seeds", tuple(map(_seeds_cell, values)))
-
-
-def _seeds_cell(values: Sequence[float | None]) -> Cell:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return Cell()
-    deviation = float(np.std(known, ddof=1))
-    return Cell(ours=float(np.mean(known)), note=f"deviation {deviation:.2f} over {len(known)} seeds")
+    known = [None if None in some else np.array(some, dtype=np.float64) for some in values]
+    means = tuple(Cell(None if some is None else float(some.mean())) for some in known)
+    deviations = tuple(Cell(None if some is None else float(some.std(ddof=1))) for some in known)
+    return [
+        Row(f"{row.label}, mean of {len(tests)} seeds", means),
+        Row(f"{row.label}, deviation of {len(tests)} seeds", deviations),
+    ]
 
 
 def measured(metrics: Metrics, row: RowPlan, column: str) -> Value:
@@ -130,6 +128,12 @@ def _notes(plan: TablePlan, found: Mapping[str, Found]) -> list[str]:
         notes.append(f"normalized by the {first.scoring.normalize_by} fine-tuned accuracies")
     if first.scoring.mode == "joint" and any(row.merge.kind == "finetuned" for row in plan.rows):
         notes.append("fine-tuned, jointly: each item by its own task's adapter, an oracle")
+    if searched:
+        merge, procedure = searched[0].merge, searched[0].procedure
+        notes.append(
+            f"options with a number of evaluations: {procedure.name} search on the {merge.scoring.split} "
+            f"split, largest {procedure.metric}"
+        )
     return [*notes, *(_options_note(label, outcome) for label, outcome in found.items())]
 
 
@@ -137,13 +141,13 @@ def _options_note(label: str, outcome: Found) -> str:
     """With which options a row was run, where they come from, and which run it is."""
     run = _best(outcome).run
     merge = run.metrics["merge"]
-    words = [f"{key} {merge[key]:g}" for key in ("scale", "density", "drop") if merge.get(key) is not None]
-    words += [f"seed {run.metrics['seed']}"] if merge.get("drop") else []
+    words = [f"scale {merge['scale']:g}"] if merge.get("scale") is not None else []
+    words += [f"density {merge['density']:g}"] if merge.get("rule") == "ties" and not merge["drop"] else []
+    words += [f"drop {merge['drop']:g}", f"seed {run.metrics['seed']}"] if merge.get("drop") else []
     told = [", ".join(words)]
     if isinstance(outcome, SearchOutcome):
         record = outcome.run.metrics
         edges = [f"{option} {end}" for option, end in record["edge"].items() if end]
-        told += [f"{record['protocol']}, on the {record['split']} split"]
         told += [f"{record['evaluations']} evaluations", f"on the edge: {', '.join(edges) or 'no'}"]
     elif words:
         told.append(merge["source"] or "neutral options, not tuned")

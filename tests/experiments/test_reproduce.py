@@ -40,13 +40,14 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     folder = folder_of(tmp_path, "mini_table1")
     record = json.loads((folder / "metrics.json").read_text())
     rows = [row["label"] for row in record["sheets"][0]["rows"]]
-    assert [row for row in rows if "mean of" not in row] == [
+    assert [row for row in rows if "seeds" not in row] == [
         *("Zero-shot", "Fine-tuned", "RegMean", "Task Arithmetic", "TIES", "DARE-TIES"),
         *("KnOTS-TIES", "KnOTS-DARE-TIES"),
     ]
-    assert [row for row in rows if "mean of" in row] == [
-        "DARE-TIES, mean of 2 seeds",
-        "KnOTS-DARE-TIES, mean of 2 seeds",
+    assert [row for row in rows if "seeds" in row] == [
+        f"{method}, {what} of 2 seeds"
+        for method in ("DARE-TIES", "KnOTS-DARE-TIES")
+        for what in ("mean", "deviation")
     ]
     assert "Table 1 in miniature" in done.out
     assert max(len(line) for line in done.out.splitlines() if "figures: " not in line) <= 80

@@ -127,7 +127,7 @@ def test_table_1_comes_from_the_hub_and_stands_beside_the_published_figures(
     assert len(hub.downloads) == len(set(hub.downloads))
     # The official masks and seed belong to the published options.
     (note,) = [note for note in sheet["notes"] if note.startswith("DARE-TIES:")]
-    assert "scale 0.6, density 1, drop 0.2, seed 424; gstoica27/KnOTS@baa35e8" in note
+    assert "scale 0.6, drop 0.2, seed 424; gstoica27/KnOTS@baa35e8" in note
 
 
 def test_published_references_normalize(hub: Hub, command: Command, arguments: list[str], tmp_path: Path):

@@ -1,5 +1,6 @@
 """Tables over the tiny CLIP: every number is one of a run, and what is missing is said."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -93,15 +94,17 @@ def test_a_searched_row_is_the_best_on_the_test_split_with_mean_and_deviation_be
 ):
     searched = search(mode="per_task", drop=0.5, density=1.0, seeds=(1, 2), axes=(Axis("scale", (0.5, 1.0)),))
     product = run_table(table([RowPlan("DARE", "dare_ties", searched)], tmp_path), QUIET)
-    best, seeds = product.sheets[0].rows
+    best, mean, deviation = product.sheets[0].rows
     assert best.cells[-1].run == product.outcomes[0].run.run_id
     assert product.outcomes[0].run.metrics["split"] == "test"
-    assert seeds.label == "DARE, mean of 2 seeds"
-    assert "deviation" in seeds.cells[0].note
+    assert (mean.label, deviation.label) == ("DARE, mean of 2 seeds", "DARE, deviation of 2 seeds")
+    record = json.loads(next((tmp_path / "outputs" / "search").glob("[!.]*/metrics.json")).read_text())
+    assert mean.cells[-1].ours == pytest.approx(record["test"]["mean"])
+    assert deviation.cells[-1].ours == pytest.approx(record["test"]["deviation"])
     (note,) = [note for note in product.sheets[0].notes if note.startswith("DARE:")]
     assert "4 evaluations" in note
     assert "on the edge: scale" in note
-    assert "on the validation split" in note
+    assert any("grid search on the validation split" in note for note in product.sheets[0].notes)
 
 
 def test_what_is_not_run_is_said_and_nothing_is_run(plan: Plans, tmp_path):
