@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -30,6 +28,7 @@ from knots.models.full import load_finetuned
 from knots.pipelines.analyze_findings import Findings
 from knots.pipelines.analyze_plan import AnalysisPlan, parse_analysis
 from knots.pipelines.analyze_record import write_record
+from knots.pipelines.trainers import quiet_trainer
 from knots.pipelines.workshop import Workshop
 from knots.runs import Run, find_run, run_id, writing
 from knots.suites.data import Sample, load_split, source_identity
@@ -217,16 +216,7 @@ def _device(plan: AnalysisPlan) -> torch.device:
     Raises:
         KnotsError: Lightning refuses the options, or they name several devices.
     """
-    try:
-        trainer = L.Trainer(
-            **plan.trainer,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise KnotsError(f"trainer={dict(plan.trainer)}: {error}") from error
+    trainer = quiet_trainer(plan.trainer)
     if trainer.world_size > 1:
         raise KnotsError(
             f"an analysis runs on one device, the trainer has {trainer.world_size}; use trainer=auto"

@@ -9,12 +9,12 @@ from typing import Any
 
 from knots.analysis.activations import TOKENS_OF
 from knots.errors import KnotsError
-from knots.models.families import FAMILIES
 from knots.pipelines.model_plan import PRECISIONS, ModelPlan, parse_model
+from knots.pipelines.plans import parse_subject
 from knots.pipelines.values import choice, flag, names_of, number, whole
 from knots.spaces import SPACES
 from knots.suites.data import DataOptions
-from knots.suites.tasks import SPLITS, Suite, parse_suite
+from knots.suites.tasks import SPLITS, Suite
 
 ESTIMATORS = ("debiased", "biased")
 AUTO = "auto"
@@ -92,15 +92,8 @@ def parse_analysis(config: Mapping[str, Any]) -> AnalysisPlan:
         KnotsError: a value has the wrong type, a name is unknown, or model, full fine-tunes and suite do not
             fit.
     """
-    model = parse_model(config["model"], config["adapters"])
-    suite = parse_suite(config["suite"])
-    if config.get("tasks") is not None:
-        suite = suite.subset(names_of("tasks", config["tasks"]))
-    modality = FAMILIES[model.family].modality
-    if suite.modality != modality:
-        raise KnotsError(
-            f"suite {suite.name!r} is of {suite.modality}, but model {model.name!r} takes {modality}"
-        )
+    model, suite = parse_subject(config)
+    modality = suite.modality
     if len(suite.tasks) < 2:
         raise KnotsError("an analysis compares tasks: two or more are needed; name them with tasks=[...]")
     options = _parse_options(config, model, modality)

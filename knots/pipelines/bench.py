@@ -9,17 +9,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from knots.adapters import Adapter
 from knots.adapters.shortening import shorten_all
-from knots.errors import KnotsError
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
 from knots.merging import merge
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
+from knots.pipelines.trainers import quiet_trainer
 from knots.pipelines.workshop import Workshop
 from knots.suites.data import Sample, load_split
 
@@ -113,17 +112,4 @@ def make_trainer(plan: MergePlan, label: str, console: Console) -> L.Trainer:
     Raises:
         KnotsError: Lightning refuses the options.
     """
-    bar = EvaluationBar(label, plan.suite.task_names, console)
-    try:
-        return L.Trainer(
-            **plan.trainer,
-            precision="32-true",
-            logger=False,
-            callbacks=[bar],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise KnotsError(f"trainer={dict(plan.trainer)}: {error}") from error
+    return quiet_trainer(plan.trainer, [EvaluationBar(label, plan.suite.task_names, console)])

@@ -162,15 +162,8 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     Raises:
         KnotsError: a value has the wrong type, a name is unknown, or model and suite do not fit.
     """
-    model = parse_model(config["model"], config["adapters"])
-    suite = parse_suite(config["suite"])
-    if config.get("tasks") is not None:
-        suite = suite.subset(names_of("tasks", config["tasks"]))
-    modality = FAMILIES[model.family].modality
-    if suite.modality != modality:
-        raise KnotsError(
-            f"suite {suite.name!r} is of {suite.modality}, but model {model.name!r} takes {modality}"
-        )
+    model, suite = parse_subject(config)
+    modality = suite.modality
     merge = config["merge"]
     kind = choice("merge.kind", merge.get("kind"), KINDS)
     if kind == "ensemble" and modality == "language":
@@ -192,6 +185,24 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         data=DataOptions(**config.get("data", {})),
         calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
     )
+
+
+def parse_subject(config: Mapping[str, Any]) -> tuple[ModelPlan, Suite]:
+    """Which model, and which tasks: the keys `model`, `adapters`, `suite` and `tasks` of a configuration.
+
+    Raises:
+        KnotsError: a value has the wrong type, a name is unknown, or model and suite do not fit.
+    """
+    model = parse_model(config["model"], config["adapters"])
+    suite = parse_suite(config["suite"])
+    if config.get("tasks") is not None:
+        suite = suite.subset(names_of("tasks", config["tasks"]))
+    modality = FAMILIES[model.family].modality
+    if suite.modality != modality:
+        raise KnotsError(
+            f"suite {suite.name!r} is of {suite.modality}, but model {model.name!r} takes {modality}"
+        )
+    return model, suite
 
 
 def _parse_calibration(values: object) -> Calibration | None:
