@@ -194,9 +194,10 @@ def test_runs_are_grouped_by_experiment_or_else_by_model_and_suite(entry: str):
     assert composed("logger=wandb", entry=entry)["logger"]["group"] == "mini_clip-mini_vision8"
     part_of_one = composed("logger=wandb", "+experiment.name=mini_table1", entry=entry)
     assert part_of_one["logger"]["group"] == "mini_table1"
-    assert composed("logger=wandb", "+experiment=null", entry=entry)["logger"]["group"].startswith(
-        "mini_clip"
-    )
+
+
+def test_runs_of_an_experiment_are_one_group():
+    assert composed("logger=wandb", entry="reproduce")["logger"]["group"] == "mini_table1"
 
 
 def test_a_suite_of_another_modality_is_refused():
