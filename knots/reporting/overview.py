@@ -75,7 +75,7 @@ def _newest(experiments: Iterable[Run]) -> list[Run]:
     """The last result of every experiment: those before it had fewer runs, or other overrides."""
     newest: dict[str, Run] = {}
     for run in sorted(experiments, key=lambda run: str(run.provenance().get("finished"))):
-        newest[str(run.metrics["experiment"])] = run
+        newest[str(run.metrics.get("experiment", run.folder.parent.name))] = run
     return [newest[name] for name in sorted(newest)]
 
 
