@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from experiments._cli import plain
 
@@ -27,14 +29,18 @@ def composer(config: Mapping[str, Any]) -> Callable[[str, Sequence[str]], dict[s
 
     def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         loader = GlobalHydra.instance().config_loader()
-        further = [o for o in shlex.split(config["overrides"]) if name == "search" or not _of_a_search(o)]
-        composed = loader.load_configuration(name, overrides=[*overrides, *further], run_mode=RunMode.RUN)
-        values = plain(composed)
-        del values["hydra"]
-        return {**values, **{key: config[key] for key in SHARED}, "force": config["force"]}
+        asked = [*overrides, *shlex.split(config["overrides"])]
+        fitting = [override for override in asked if _is_for(name, override)]
+        composed = loader.load_configuration(name, overrides=fitting, run_mode=RunMode.RUN)
+        own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        return {**plain(own), **{key: config[key] for key in SHARED}, "force": config["force"]}
 
     return compose
 
 
-def _of_a_search(override: str) -> bool:
-    return override.lstrip("+~").startswith(("search.", "search="))
+def _is_for(name: str, override: str) -> bool:
+    """Whether an override is for a configuration: a training takes those of its recipe, nothing else does."""
+    group = re.split(r"[.=]", override.lstrip("+~"))[0]
+    if "finetune" in (name, group):
+        return name == group
+    return group != "search" or name == "search"

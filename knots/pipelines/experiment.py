@@ -66,6 +66,7 @@ class Product:
 
     Attributes:
         sheets: its tables.
+        details: further tables, which are kept and not printed.
         pictures: name of the file -> figure.
         notes: what a reader must know.
         runs: ids of the runs that the numbers come from.
@@ -74,6 +75,7 @@ class Product:
     """
 
     sheets: list[Sheet] = field(default_factory=list)
+    details: list[Sheet] = field(default_factory=list)
     pictures: dict[str, Picture] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
@@ -83,7 +85,11 @@ class Product:
     def took(self, outcome: Outcome) -> None:
         """Note the runs that a number comes from."""
         self.outcomes.append(outcome)
-        for run in (*outcome.baselines.values(), outcome.run):
+        self.named(*outcome.baselines.values(), outcome.run)
+
+    def named(self, *runs: Run) -> None:
+        """Note runs that loggers are not told of: one of many behind a number."""
+        for run in runs:
             if run.run_id not in self.runs:
                 self.runs.append(run.run_id)
 
@@ -131,11 +137,12 @@ def keep(experiment: Experiment, product: Product) -> Run:
 
     The folder's id follows from the tables: another one where a number has changed or been added.
     """
-    sheets = [sheet.to_json() for sheet in product.sheets]
+    every = [*product.sheets, *product.details]
+    sheets = [sheet.to_json() for sheet in every]
     identity = {"kind": "experiment", "experiment": experiment.name, "sheets": sheets, "runs": product.runs}
     name, root = run_id(identity), experiment.root / experiment.name
     with writing(root, name, config=experiment.config, identity=identity) as draft:
-        for sheet in product.sheets:
+        for sheet in every:
             write_sheet(sheet, draft.folder / "tables")
         figures = []
         for file, picture in product.pictures.items():
