@@ -12,7 +12,15 @@ from knots.evaluation.summary import BOOTSTRAP_SEED
 from knots.pipelines.count_plan import CountsPlan, Subset
 from knots.pipelines.experiment import NOT_RUN, Picture
 from knots.pipelines.search_plan import SearchPlan
-from knots.pipelines.studies import Found, data_note, label_of, merge_of, options_note, published_cell
+from knots.pipelines.studies import (
+    Found,
+    data_note,
+    label_of,
+    merge_of,
+    options_note,
+    published_cell,
+    search_note,
+)
 from knots.pipelines.tables import AVERAGE
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import average
@@ -98,6 +106,7 @@ def _notes(plan: CountsPlan, found: Mapping[str, Found]) -> list[str]:
         f"intervals are descriptive: 95 % percentiles of {DRAWS:,} bootstrap draws over subsets, which share "
         f"tasks and are no independent sample; {most} tasks are one subset, which has no interval",
         f"options are {source}, not tuned for any subset",
+        *search_note(plan.rows.values()),
         *(options_note(label_of(method), outcome) for method, outcome in found.items()),
     ]
 

@@ -28,6 +28,7 @@ from knots.pipelines.studies import (
     options_note,
     published_cell,
     run_method,
+    search_note,
 )
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import Value, average
@@ -174,6 +175,7 @@ def _notes(plan: RanksPlan, found: Mapping[Key, Found]) -> list[str]:
         f"{data_note(rows[0])} of the same rank",
         "intervals: paired bootstrap over items; they say nothing of other trainings",
         f"options are {source}",
+        *search_note(rows),
         *(
             options_note(f"{label_of(method)}, rank {rank}", outcome)
             for (method, rank), outcome in found.items()

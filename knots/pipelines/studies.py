@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from knots.errors import KnotsError
@@ -99,17 +99,29 @@ def data_note(plan: MethodPlan) -> str:
     )
 
 
+def search_note(plans: Iterable[MethodPlan]) -> list[str]:
+    """How options were searched, where they were."""
+    searched = [plan for plan in plans if isinstance(plan, SearchPlan)]
+    if not searched:
+        return []
+    split, procedure = searched[0].merge.scoring.split, searched[0].procedure
+    return [
+        f"options with a number of evaluations: {procedure.name} search on the {split} split, "
+        f"largest {procedure.metric}"
+    ]
+
+
 def options_note(label: str, found: Found) -> str:
     """With which options a method was run, where they come from, and which run it is."""
     run = best_of(found).run
     merge = run.metrics["merge"]
-    words = [f"{key} {merge[key]:g}" for key in ("scale", "density", "drop") if merge.get(key) is not None]
-    words += [f"seed {run.metrics['seed']}"] if merge.get("drop") else []
+    words = [f"scale {merge['scale']:g}"] if merge.get("scale") is not None else []
+    words += [f"density {merge['density']:g}"] if merge.get("rule") == "ties" and not merge["drop"] else []
+    words += [f"drop {merge['drop']:g}", f"seed {run.metrics['seed']}"] if merge.get("drop") else []
     told = [", ".join(words)]
     if isinstance(found, SearchOutcome):
         record = found.run.metrics
         edges = [f"{option} {end}" for option, end in record["edge"].items() if end]
-        told += [f"{record['protocol']}, on the {record['split']} split"]
         told += [f"{record['evaluations']} evaluations", f"on the edge: {', '.join(edges) or 'no'}"]
     elif words:
         told.append(merge["source"] or "neutral options, not tuned")
