@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,14 +29,24 @@ def composer(config: Mapping[str, Any]) -> Callable[[str, Sequence[str]], dict[s
 
     def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         loader = GlobalHydra.instance().config_loader()
-        asked = [*overrides, *map(quoted, shlex.split(config["overrides"]))]
-        fitting = [override for override in asked if name == "search" or not _of_a_search(override)]
-        composed = loader.load_configuration(name, overrides=fitting, run_mode=RunMode.RUN)
-        own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-        return {**plain(own), **{key: config[key] for key in SHARED}, "force": config["force"]}
+        own = [override for override in overrides if name == "search" or _group(override) != "search"]
+        further = map(quoted, shlex.split(config["overrides"]))
+        asked = [*own, *(override for override in further if _is_for(name, override))]
+        composed = loader.load_configuration(name, overrides=asked, run_mode=RunMode.RUN)
+        kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        return {**plain(kept), **{key: config[key] for key in SHARED}, "force": config["force"]}
 
     return compose
 
 
-def _of_a_search(override: str) -> bool:
-    return override.lstrip("+~").startswith(("search.", "search="))
+def _group(override: str) -> str:
+    """The group or first key that an override is of."""
+    return re.split(r"[.=]", override.lstrip("+~"))[0]
+
+
+def _is_for(name: str, override: str) -> bool:
+    """Whether a job's override is for a configuration: a training takes those of its recipe alone."""
+    group = _group(override)
+    if "finetune" in (name, group):
+        return name == group
+    return group != "search" or name == "search"

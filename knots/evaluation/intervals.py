@@ -128,6 +128,27 @@ def bootstrap(pairs: Sequence[PairedCounts], *, seed: int, draws: int = DRAWS) -
     return Bootstrap(first, second)
 
 
+def mean_interval(values: Sequence[float], *, seed: int, draws: int = DRAWS) -> Interval | None:
+    """Percentile bootstrap of a mean over units that are drawn whole, as subsets of tasks.
+
+    It describes how much the mean depends on which units it is over. Units that have something in common are
+    no independent sample, and then it is no confidence interval.
+
+    Args:
+        values: one a unit, in any unit of measure; the interval is in the same.
+        seed: of a generator of its own.
+        draws: S.
+
+    Returns:
+        None for fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    known = np.asarray(values, dtype=np.float64)
+    chosen = np.random.default_rng(seed).integers(len(known), size=(draws, len(known)))
+    return _interval(known[chosen].mean(axis=1))
+
+
 def _interval(values: Floats) -> Interval | None:
     """The middle 95 % of the draws that have a value; None where none has."""
     finite = values[np.isfinite(values)]

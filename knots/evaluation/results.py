@@ -6,7 +6,7 @@ Shapes: T tasks, K = len(HITS).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from knots.adapters import Adapter
+from knots.errors import KnotsError
 from knots.evaluation.metrics import ITEM_COLUMNS
 from knots.evaluation.scores import NO_PREDICTION
 from knots.suites.tasks import Suite
@@ -126,6 +127,30 @@ class EvaluationResult:
     adapter: Adapter | None
     notes: tuple[str, ...]
     speed: Speed | None = None
+
+    def of(self, suite: Suite) -> EvaluationResult:
+        """The part that is of some of the tasks: what an evaluation of these alone would have found.
+
+        Raises:
+            KnotsError: a task was not scored, or the classes of all tasks were told apart, which are others
+                where tasks are fewer.
+        """
+        absent = [name for name in suite.task_names if name not in self.tasks]
+        if absent or self.joint is not None or self.correct is None:
+            why = f"it has no task {absent[0]!r}" if absent else "it is of all classes jointly"
+            raise KnotsError(f"the result over {self.suite} has no part over {suite.name}: {why}")
+        places = [self.tasks.index(name) for name in suite.task_names]
+        part = self.predictions[self.predictions["task"].isin(suite.task_names)].reset_index(drop=True)
+        return replace(
+            self,
+            suite=suite.name,
+            tasks=suite.task_names,
+            n=self.n[places],
+            correct=self.correct[places],
+            predictions=part,
+            unscored=int((part["prediction"] == NO_PREDICTION).sum()),
+            speed=None,
+        )
 
     @property
     def accuracies(self) -> npt.NDArray[np.float64] | None:

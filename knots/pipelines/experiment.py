@@ -67,6 +67,7 @@ class Product:
 
     Attributes:
         sheets: its tables.
+        details: further tables, which are kept and not printed.
         pictures: name of the file -> figure.
         copies: PNG file of another run's figure, with a PDF beside it -> its caption.
         notes: what a reader must know.
@@ -76,6 +77,7 @@ class Product:
     """
 
     sheets: list[Sheet] = field(default_factory=list)
+    details: list[Sheet] = field(default_factory=list)
     pictures: dict[str, Picture] = field(default_factory=dict)
     copies: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -86,7 +88,11 @@ class Product:
     def took(self, outcome: Outcome) -> None:
         """Note the runs that a number comes from."""
         self.outcomes.append(outcome)
-        for run in (*outcome.baselines.values(), outcome.run):
+        self.named(*outcome.baselines.values(), outcome.run)
+
+    def named(self, *runs: Run) -> None:
+        """Note runs that loggers are not told of: one of many behind a number."""
+        for run in runs:
             if run.run_id not in self.runs:
                 self.runs.append(run.run_id)
 
@@ -135,14 +141,15 @@ def keep(experiment: Experiment, product: Product) -> Run:
     The folder's id follows from the tables: another one where a number has changed or been added, and the
     same folder as before where none has.
     """
-    sheets = [sheet.to_json() for sheet in product.sheets]
+    every = [*product.sheets, *product.details]
+    sheets = [sheet.to_json() for sheet in every]
     identity = {"kind": "experiment", "experiment": experiment.name, "sheets": sheets, "runs": product.runs}
     name, root = run_id(identity), experiment.root / experiment.name
     found = find_run(root, name)
     if found is not None and not experiment.config.get("force"):
         return found
     with writing(root, name, config=experiment.config, identity=identity) as draft:
-        for sheet in product.sheets:
+        for sheet in every:
             write_sheet(sheet, draft.folder / "tables")
         figures = _keep_figures(product, draft.folder / "figures")
         draft.metrics |= {

@@ -68,9 +68,9 @@ def run_merge(plan: MergePlan, console: Console | None = None, workshop: Worksho
             A mistake in the options or the adapters shows before anything is evaluated.
     """
     shop, console = workshop or workshop_for(plan, keeps=False), console or Console(quiet=True)
-    if plan.force or find_run(plan.root, run_id(_identity(plan, shop))) is None:
+    if plan.force or finished_run(plan, shop) is None:
         rehearse(plan, shop)
-    baselines = {kind: answer(plan.baseline(kind), shop, {}, console) for kind in BASELINES[plan.kind]}
+    baselines = baseline_answers(plan, shop, console)
     found = answer(plan, shop, baselines, console)
     return Outcome(found.run, {kind: base.run for kind, base in baselines.items()})
 
@@ -79,11 +79,16 @@ def finished_outcome(plan: MergePlan, workshop: Workshop) -> Outcome | None:
     """The outcome of a plan whose run and baselines are all finished; None if one of them is not."""
     runs = {}
     for kind, asked in {**{kind: plan.baseline(kind) for kind in BASELINES[plan.kind]}, "": plan}.items():
-        found = find_run(plan.root, run_id(_identity(asked, workshop)))
+        found = finished_run(asked, workshop)
         if found is None:
             return None
         runs[kind] = found
     return Outcome(runs.pop(""), runs)
+
+
+def finished_run(plan: MergePlan, workshop: Workshop) -> Run | None:
+    """A plan's run alone, without its baselines; None if it is not finished."""
+    return find_run(plan.root, run_id(_identity(plan, workshop)))
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,25 @@ class Answer:
 
     run: Run
     result: EvaluationResult
+
+    def of(self, plan: MergePlan) -> Answer:
+        """The part of a baseline's answer that the same baseline over fewer tasks would give.
+
+        Its run is the one that the numbers come from, which is over more tasks.
+
+        Args:
+            plan: of the baseline over these tasks.
+
+        Raises:
+            KnotsError: as `EvaluationResult.of`.
+        """
+        result = self.result.of(plan.suite)
+        return Answer(replace(self.run, metrics=_summary(plan, result, {}, None)), result)
+
+
+def baseline_answers(plan: MergePlan, shop: Workshop, console: Console) -> dict[str, Answer]:
+    """What a plan's run is compared with; what is not there yet is made."""
+    return {kind: answer(plan.baseline(kind), shop, {}, console) for kind in BASELINES[plan.kind]}
 
 
 def _identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:

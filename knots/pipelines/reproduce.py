@@ -10,7 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from knots.pipelines.count_plan import parse_counts
+from knots.pipelines.counts import run_counts
 from knots.pipelines.experiment import Compose, Experiment, Product, keep
+from knots.pipelines.rank_plan import parse_ranks
+from knots.pipelines.ranks import run_ranks
 from knots.pipelines.similarity import parse_similarity, run_similarity
 from knots.pipelines.table_plan import parse_table
 from knots.pipelines.tables import run_table
@@ -23,6 +27,8 @@ Parse = Callable[[Experiment, Mapping[str, Any], Compose, Published], Any]
 KINDS: Mapping[str, tuple[Parse, Callable[[Any, Console], Product]]] = {
     "table": (parse_table, run_table),
     "similarity": (parse_similarity, run_similarity),
+    "counts": (parse_counts, run_counts),
+    "ranks": (parse_ranks, run_ranks),
 }
 """Kinds of experiments: what reads their configuration, and what runs them."""
 

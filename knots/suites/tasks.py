@@ -170,7 +170,8 @@ class Suite:
         tasks = tuple(task for task in self.tasks if task.name in names)
         if len(tasks) == len(self.tasks):
             return self
-        return replace(self, name=f"{self.name}[{','.join(task.name for task in tasks)}]", tasks=tasks)
+        whole = self.name.partition("[")[0]  # some of some of a suite's tasks are some of the suite's
+        return replace(self, name=f"{whole}[{','.join(task.name for task in tasks)}]", tasks=tasks)
 
     def joint(self) -> JointLabels:
         """The union of the tasks' classes, in order of first appearance.

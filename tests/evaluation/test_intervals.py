@@ -1,12 +1,14 @@
 """Intervals against closed forms and against resampling one item after the other."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from knots.errors import KnotsError
-from knots.evaluation.intervals import PairedCounts, bootstrap, pair, wilson
+from knots.evaluation.intervals import PairedCounts, bootstrap, mean_interval, pair, wilson
 
 
 @given(st.integers(1, 10_000), st.data())
@@ -79,3 +81,24 @@ def test_no_ratio_to_an_accuracy_of_zero():
 def test_nothing_cannot_be_drawn_from():
     with pytest.raises(KnotsError, match="task 0, which has no items"):
         bootstrap([PairedCounts(0, 0, 0, 0)], seed=0)
+
+
+def test_a_mean_s_interval_against_one_draw_after_the_other():
+    values = [61.0, 64.5, 70.25, 58.0, 66.0]
+    rows = np.random.default_rng(3).integers(len(values), size=(400, len(values)))
+    means = sorted(sum(values[place] for place in row) / len(values) for row in rows)
+    at = [fraction * (len(means) - 1) for fraction in (0.025, 0.975)]
+    slow = [means[int(x)] + (x - int(x)) * (means[int(x) + 1] - means[int(x)]) for x in at]
+    assert mean_interval(values, seed=3, draws=400) == pytest.approx(slow)
+    # Draws of its own, of another generator: the same but for chance.
+    other = random.Random(0)
+    means = sorted(sum(other.choices(values, k=5)) / 5 for _ in range(20_000))
+    assert mean_interval(values, seed=0) == pytest.approx((means[500], means[19_500]), abs=0.3)
+
+
+def test_a_mean_s_interval_of_few_units():
+    assert mean_interval([], seed=0) is None
+    assert mean_interval([70.0], seed=0) is None
+    # The mean of two is either of them in a quarter of the draws each.
+    assert mean_interval([60.0, 70.0], seed=0) == (60.0, 70.0)
+    assert mean_interval([65.0] * 4, seed=0) == (65.0, 65.0)

@@ -121,6 +121,8 @@ def test_some_tasks_keep_their_order_and_the_name_says_which():
     assert some.name == "tiny[numbers,digits]"
     assert len(some.joint()) == 3
     assert suite.subset(["digits", "numbers", "patterns"]) is suite
+    assert some.subset(["digits"]) == suite.subset(["digits"])
+    assert some.subset(["digits", "numbers"]) is some
     with pytest.raises(KnotsError, match=r"unknown task of suite 'tiny': 'digit'; did you mean 'digits'"):
         suite.subset(["digit"])
     with pytest.raises(KnotsError, match="no tasks of suite 'tiny' are named"):
