@@ -22,7 +22,7 @@ def main(config: dict[str, Any]) -> None:
     from experiments._logging import log_record
     from experiments._session import session
     from knots.pipelines.analyze import parse_analysis, run_analysis
-    from knots.pipelines.analyze_record import record_view
+    from knots.pipelines.analyze.record import record_view
 
     plan = parse_analysis(config)
     with session() as console:

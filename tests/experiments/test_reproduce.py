@@ -170,19 +170,19 @@ def test_published_options_of_the_paper_s_models_are_in_their_rows(parsed):
 
 
 def test_table_1_shows_the_published_figures_though_nothing_was_run(parsed):
-    from knots.pipelines.tables import _published
+    from knots.pipelines.reproduce.tables import published_figure
 
     (table,) = parsed("experiment=table1").make.args
     rows = {row.label: row for row in table.rows}
-    assert _published(table, rows["KnOTS-TIES"], "average").published == 68.0
-    assert _published(table, rows["KnOTS-TIES"], "svhn").published == 53.8
-    assert _published(table, rows["Fine-tuned"], "mnist").published == 99.3
-    assert _published(table, rows["RegMean"], "average").second_hand
-    assert _published(table, rows["DARE-TIES"], "svhn").published is None
+    assert published_figure(table, rows["KnOTS-TIES"], "average").published == 68.0
+    assert published_figure(table, rows["KnOTS-TIES"], "svhn").published == 53.8
+    assert published_figure(table, rows["Fine-tuned"], "mnist").published == 99.3
+    assert published_figure(table, rows["RegMean"], "average").second_hand
+    assert published_figure(table, rows["DARE-TIES"], "svhn").published is None
     (table,) = parsed("experiment=table_a1").make.args
     rows = {row.label: row for row in table.rows}
-    assert _published(table, rows["Fisher"], "average").published == 63.9
-    assert _published(table, rows["KnOTS-TIES"], "average").published == 68.0
+    assert published_figure(table, rows["Fisher"], "average").published == 63.9
+    assert published_figure(table, rows["KnOTS-TIES"], "average").published == 68.0
     (table,) = parsed("experiment=table4").make.args
     rows = {row.label: row for row in table.rows}
-    assert _published(table, rows["KnOTS-TIES"], "hits@3").published == 68.1
+    assert published_figure(table, rows["KnOTS-TIES"], "hits@3").published == 68.1

@@ -14,13 +14,13 @@ from functools import partial
 
 from rich.console import Console
 
-from knots.pipelines.count_plan import CountsPlan, Subset
-from knots.pipelines.count_views import Runs, means_picture, means_sheet, subsets_sheet
-from knots.pipelines.experiment import Product, Runner
 from knots.pipelines.merge import Answer, answer, baseline_answers, finished_run
 from knots.pipelines.plans import MergePlan
+from knots.pipelines.reproduce.count_plan import CountsPlan, Subset
+from knots.pipelines.reproduce.count_views import Runs, means_picture, means_sheet, subsets_sheet
+from knots.pipelines.reproduce.experiment import Product, Runner
+from knots.pipelines.reproduce.methods import Found, MethodPlan, best_of, label_of, merge_of, run_method
 from knots.pipelines.search import SearchOutcome
-from knots.pipelines.studies import Found, MethodPlan, best_of, label_of, merge_of, run_method
 from knots.pipelines.workshop import Workshop
 from knots.runs import Run
 

@@ -9,17 +9,22 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
-from knots.pipelines.experiment import NOT_RUN, Picture, Product, Runner
-from knots.pipelines.merge import Outcome
-from knots.pipelines.plans import MergePlan
+from knots.pipelines.reproduce.experiment import NOT_RUN, Picture, Product, Runner
+from knots.pipelines.reproduce.methods import (
+    Found,
+    best_of,
+    data_note,
+    options_note,
+    published_cell,
+    run_method,
+    search_note,
+)
+from knots.pipelines.reproduce.table_plan import AVERAGE, RowPlan, TablePlan
 from knots.pipelines.search import SearchOutcome
 from knots.pipelines.search_plan import SearchPlan
-from knots.pipelines.table_plan import AVERAGE, RowPlan, TablePlan
 from knots.reporting.charts import bars
 from knots.reporting.comparison import Metrics, Value, accuracy, average, joint, normalized
 from knots.reporting.sheets import Cell, Row, Sheet
-
-Found = Outcome | SearchOutcome
 
 
 def run_table(plan: TablePlan, console: Console) -> Product:
@@ -30,26 +35,14 @@ def run_table(plan: TablePlan, console: Console) -> Product:
     runner, product = Runner(plan.experiment, console), Product()
     found: dict[str, Found] = {}
     for row in plan.rows:
-        outcome = product.attempt(row.label, partial(_run, runner, row.plan))
+        outcome = product.attempt(row.label, partial(run_method, runner, row.plan))
         if outcome is not None:
             found[row.label] = outcome
-            product.took(_best(outcome))
+            product.took(best_of(outcome))
     product.sheets.append(_sheet(plan, found, product.failures))
     if found:
         product.pictures["bars"] = _picture(plan, found)
     return product
-
-
-def _run(runner: Runner, plan: MergePlan | SearchPlan) -> Found | None:
-    return runner.search(plan) if isinstance(plan, SearchPlan) else runner.merge(plan)
-
-
-def _best(outcome: Found) -> Outcome:
-    """What a row shows: the run, or the best of a search on the test split."""
-    if isinstance(outcome, SearchOutcome):
-        assert outcome.best is not None
-        return outcome.best
-    return outcome
 
 
 def _sheet(plan: TablePlan, found: Mapping[str, Found], failures: Mapping[str, str]) -> Sheet:
@@ -68,32 +61,22 @@ def _sheet(plan: TablePlan, found: Mapping[str, Found], failures: Mapping[str, s
 
 
 def _cell(plan: TablePlan, row: RowPlan, column: str, outcome: Found | None) -> Cell:
-    cell = _published(plan, row, column)
+    cell = published_figure(plan, row, column)
     if outcome is None:
         return cell
-    best = _best(outcome).run
+    best = best_of(outcome).run
     value = measured(best.metrics, row, column)
     return replace(cell, ours=value.percent, interval=value.interval, run=best.run_id)
 
 
-def _published(plan: TablePlan, row: RowPlan, column: str) -> Cell:
+def published_figure(plan: TablePlan, row: RowPlan, column: str) -> Cell:
     """A cell with what was published for it; an empty one where nothing was."""
-    if plan.paper is None or row.method is None:
+    if row.method is None:
         return Cell()
-    joint_only = column.startswith("hits@")
-    metric = column if joint_only else "accuracy" if row.whole else "normalized_accuracy"
-    for table in plan.paper.tables:
-        figure = plan.published.find(
-            table=table,
-            model=plan.paper.model,
-            setting=plan.paper.setting,
-            method=row.method,
-            metric=metric,
-            column=AVERAGE if joint_only else column,
-        )
-        if figure is not None:
-            return Cell(published=figure.value, second_hand=figure.second_hand)
-    return Cell()
+    hits = column.startswith("hits@")
+    metric = column if hits else "accuracy" if row.whole else "normalized_accuracy"
+    where = {"method": row.method, "metric": metric, "column": AVERAGE if hits else column}
+    return published_cell(plan.published, plan.paper, **where)
 
 
 def _seeds_rows(plan: TablePlan, row: RowPlan, search: SearchOutcome) -> list[Row]:
@@ -119,39 +102,12 @@ def measured(metrics: Metrics, row: RowPlan, column: str) -> Value:
 
 
 def _notes(plan: TablePlan, found: Mapping[str, Found]) -> list[str]:
-    first = plan.rows[0].merge
-    searched = [row.plan for row in plan.rows if isinstance(row.plan, SearchPlan)]
-    split = searched[0].test_split if searched else first.scoring.split
-    items = sum(task.size(str(split)) for task in first.suite.tasks)
-    notes = [f"{split} split of {first.suite.name}, {items:,} items; protocol {first.scoring.protocol}"]
-    if not plan.columns[0].startswith("hits@"):
-        notes.append(f"normalized by the {first.scoring.normalize_by} fine-tuned accuracies")
-    if first.scoring.mode == "joint" and any(row.merge.kind == "finetuned" for row in plan.rows):
-        notes.append("fine-tuned, jointly: each item by its own task's adapter, an oracle")
-    if searched:
-        merge, procedure = searched[0].merge, searched[0].procedure
-        notes.append(
-            f"options with a number of evaluations: {procedure.name} search on the {merge.scoring.split} "
-            f"split, largest {procedure.metric}"
-        )
-    return [*notes, *(_options_note(label, outcome) for label, outcome in found.items())]
-
-
-def _options_note(label: str, outcome: Found) -> str:
-    """With which options a row was run, where they come from, and which run it is."""
-    run = _best(outcome).run
-    merge = run.metrics["merge"]
-    words = [f"scale {merge['scale']:g}"] if merge.get("scale") is not None else []
-    words += [f"density {merge['density']:g}"] if merge.get("rule") == "ties" and not merge["drop"] else []
-    words += [f"drop {merge['drop']:g}", f"seed {run.metrics['seed']}"] if merge.get("drop") else []
-    told = [", ".join(words)]
-    if isinstance(outcome, SearchOutcome):
-        record = outcome.run.metrics
-        edges = [f"{option} {end}" for option, end in record["edge"].items() if end]
-        told += [f"{record['evaluations']} evaluations", f"on the edge: {', '.join(edges) or 'no'}"]
-    elif words:
-        told.append(merge["source"] or "neutral options, not tuned")
-    return f"{label}: {'; '.join(filter(None, [*told, f'run {run.run_id}']))}"
+    plans = [row.plan for row in plan.rows]
+    oracle = plan.columns[0].startswith("hits@") and any(row.merge.kind == "finetuned" for row in plan.rows)
+    told = ["fine-tuned, jointly: each item by its own task's adapter, an oracle"] if oracle else []
+    notes = [data_note(next((p for p in plans if isinstance(p, SearchPlan)), plans[0])), *told]
+    notes += search_note(plans)
+    return [*notes, *(options_note(label, outcome) for label, outcome in found.items())]
 
 
 def _picture(plan: TablePlan, found: Mapping[str, Found]) -> Picture:
@@ -160,7 +116,7 @@ def _picture(plan: TablePlan, found: Mapping[str, Found]) -> Picture:
     rows = [row for row in plan.rows if row.label in found]
     shown = [row for row in rows if joint_only or not row.whole] or rows
     values = {
-        row.label: [measured(_best(found[row.label]).run.metrics, row, column) for column in plan.columns]
+        row.label: [measured(best_of(found[row.label]).run.metrics, row, column) for column in plan.columns]
         for row in shown
     }
     whole = not joint_only and shown[0].whole

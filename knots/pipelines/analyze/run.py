@@ -25,16 +25,14 @@ from knots.errors import KnotsError
 from knots.models.attach import check_modules
 from knots.models.clip import Clip
 from knots.models.full import load_finetuned
-from knots.pipelines.analyze_findings import Findings
-from knots.pipelines.analyze_plan import AnalysisPlan, parse_analysis
-from knots.pipelines.analyze_record import write_record
+from knots.pipelines.analyze.findings import Findings
+from knots.pipelines.analyze.plan import AnalysisPlan
+from knots.pipelines.analyze.record import write_record
 from knots.pipelines.trainers import quiet_trainer
 from knots.pipelines.workshop import Workshop
 from knots.runs import Run, find_run, run_id, writing
 from knots.suites.data import Sample, load_split, source_identity
 from knots.updates import Update
-
-__all__ = ["AnalysisPlan", "analysis_identity", "finished_analysis", "parse_analysis", "run_analysis"]
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from knots.errors import KnotsError
 from knots.pipelines import MergePlan
-from knots.pipelines import experiment as experiments
-from knots.pipelines.experiment import Experiment, keep
+from knots.pipelines.reproduce import experiment as experiments
+from knots.pipelines.reproduce.experiment import Experiment, keep
+from knots.pipelines.reproduce.table_plan import Paper, RowPlan, TablePlan
+from knots.pipelines.reproduce.tables import run_table
 from knots.pipelines.search_plan import SearchPlan
-from knots.pipelines.table_plan import Paper, RowPlan, TablePlan
-from knots.pipelines.tables import run_table
 from knots.reporting.published import Figure, Published
 from knots.reporting.sheets import Sheet
 from knots.search import Axis

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from knots.errors import KnotsError
-from knots.pipelines.experiment import Compose, Experiment
 from knots.pipelines.plans import MergePlan, parse_merge
+from knots.pipelines.reproduce.experiment import Compose, Experiment
 from knots.pipelines.search_plan import SearchPlan, parse_search
 from knots.pipelines.values import check_keys, choice, flag, names_of, text
 from knots.reporting.comparison import HITS

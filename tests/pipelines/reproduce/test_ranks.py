@@ -15,11 +15,12 @@ from knots.adapters import load_adapter
 from knots.errors import KnotsError
 from knots.finetuning import run as finetuning
 from knots.finetuning.module import Finetuning
-from knots.pipelines import MergePlan, merge, rank_plan, run_merge
-from knots.pipelines.experiment import Experiment
-from knots.pipelines.rank_plan import RanksPlan, parse_ranks
-from knots.pipelines.ranks import run_ranks
-from knots.pipelines.table_plan import Paper
+from knots.pipelines import MergePlan, merge, run_merge
+from knots.pipelines.reproduce import rank_plan
+from knots.pipelines.reproduce.experiment import Experiment
+from knots.pipelines.reproduce.rank_plan import RanksPlan, parse_ranks
+from knots.pipelines.reproduce.ranks import run_ranks
+from knots.pipelines.reproduce.table_plan import Paper
 from knots.reporting.published import Figure, Published
 from knots.suites.tasks import Suite, parse_suite
 from tests.finetuning.conftest import PLAN

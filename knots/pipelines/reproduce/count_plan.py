@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from knots.errors import KnotsError
-from knots.pipelines.experiment import Compose, Experiment
-from knots.pipelines.studies import METHOD_KEYS, MethodPlan, merge_of, parse_methods
-from knots.pipelines.table_plan import Paper, parse_paper
+from knots.pipelines.reproduce.experiment import Compose, Experiment
+from knots.pipelines.reproduce.methods import METHOD_KEYS, MethodPlan, merge_of, parse_methods
+from knots.pipelines.reproduce.table_plan import Paper, parse_paper
 from knots.pipelines.values import check_keys, whole
 from knots.randomness import named_generator
 from knots.reporting.published import Published

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from knots.finetuning import FinetuningPlan, finetune_tasks, parse_plan
 from knots.pipelines.analyze import AnalysisPlan, finished_analysis, parse_analysis, run_analysis
-from knots.pipelines.experiment import NOT_RUN, Compose, Experiment, Product
+from knots.pipelines.reproduce.experiment import NOT_RUN, Compose, Experiment, Product
 from knots.pipelines.values import check_keys, names_of
 from knots.reporting.published import Published
 from knots.reporting.sheets import Row, Sheet

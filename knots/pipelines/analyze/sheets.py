@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knots.analysis.geometry import Geometry, model_geometry
-from knots.pipelines.analyze_findings import (
+from knots.pipelines.analyze.findings import (
     ANGLES,
     LABELS,
     MEASURES,
@@ -16,7 +16,7 @@ from knots.pipelines.analyze_findings import (
     off_diagonal,
     sign_shares,
 )
-from knots.pipelines.analyze_plan import ESTIMATORS, AnalysisPlan
+from knots.pipelines.analyze.plan import ESTIMATORS, AnalysisPlan
 from knots.reporting.sheets import Cell, Row, Sheet
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from knots.pipelines.count_plan import parse_counts
-from knots.pipelines.counts import run_counts
-from knots.pipelines.experiment import Compose, Experiment, Product, keep
-from knots.pipelines.rank_plan import parse_ranks
-from knots.pipelines.ranks import run_ranks
-from knots.pipelines.similarity import parse_similarity, run_similarity
-from knots.pipelines.table_plan import parse_table
-from knots.pipelines.tables import run_table
+from knots.pipelines.reproduce.count_plan import parse_counts
+from knots.pipelines.reproduce.counts import run_counts
+from knots.pipelines.reproduce.experiment import Compose, Experiment, Product, keep
+from knots.pipelines.reproduce.rank_plan import parse_ranks
+from knots.pipelines.reproduce.ranks import run_ranks
+from knots.pipelines.reproduce.similarity import parse_similarity, run_similarity
+from knots.pipelines.reproduce.table_plan import parse_table
+from knots.pipelines.reproduce.tables import run_table
 from knots.pipelines.values import choice, flag, text
 from knots.reporting.published import Published
 from knots.runs import Run

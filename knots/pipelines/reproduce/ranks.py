@@ -17,10 +17,8 @@ from rich.console import Console
 from knots.errors import KnotsError
 from knots.files import write_whole
 from knots.finetuning import finetune_tasks
-from knots.pipelines.experiment import NOT_RUN, Picture, Product, Runner
-from knots.pipelines.rank_plan import RanksPlan
-from knots.pipelines.search_plan import SearchPlan
-from knots.pipelines.studies import (
+from knots.pipelines.reproduce.experiment import NOT_RUN, Picture, Product, Runner
+from knots.pipelines.reproduce.methods import (
     Found,
     best_of,
     data_note,
@@ -30,6 +28,8 @@ from knots.pipelines.studies import (
     run_method,
     search_note,
 )
+from knots.pipelines.reproduce.rank_plan import RanksPlan
+from knots.pipelines.search_plan import SearchPlan
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import Value, average
 from knots.reporting.sheets import Cell, Row, Sheet

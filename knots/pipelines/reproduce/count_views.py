@@ -9,10 +9,9 @@ import numpy as np
 
 from knots.evaluation.intervals import DRAWS, mean_interval
 from knots.evaluation.summary import BOOTSTRAP_SEED
-from knots.pipelines.count_plan import CountsPlan, Subset
-from knots.pipelines.experiment import NOT_RUN, Picture
-from knots.pipelines.search_plan import SearchPlan
-from knots.pipelines.studies import (
+from knots.pipelines.reproduce.count_plan import CountsPlan, Subset
+from knots.pipelines.reproduce.experiment import NOT_RUN, Picture
+from knots.pipelines.reproduce.methods import (
     Found,
     data_note,
     label_of,
@@ -21,7 +20,8 @@ from knots.pipelines.studies import (
     published_cell,
     search_note,
 )
-from knots.pipelines.table_plan import AVERAGE
+from knots.pipelines.reproduce.table_plan import AVERAGE
+from knots.pipelines.search_plan import SearchPlan
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import average
 from knots.reporting.sheets import Cell, Row, Sheet

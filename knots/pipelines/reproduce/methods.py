@@ -1,4 +1,4 @@
-"""What figures over many merges share: their methods, where options come from, what was published."""
+"""What tables and figures share: their methods, where options come from, what was published."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from knots.errors import KnotsError
-from knots.pipelines.experiment import Compose, Runner
 from knots.pipelines.merge import Outcome
 from knots.pipelines.plans import BASELINES, MergePlan
+from knots.pipelines.reproduce.experiment import Compose, Runner
+from knots.pipelines.reproduce.table_plan import LABELS, SETTINGS, Paper, parse_row
 from knots.pipelines.search import SearchOutcome
 from knots.pipelines.search_plan import SearchPlan
-from knots.pipelines.table_plan import LABELS, SETTINGS, Paper, parse_row
 from knots.pipelines.values import choice, names_of, text
 from knots.reporting.published import Published
 from knots.reporting.sheets import Cell
@@ -94,14 +94,14 @@ def published_cell(
 
 
 def data_note(plan: MethodPlan) -> str:
-    """Split, items, protocol, and what accuracies are normalized by."""
+    """Split, items, protocol, and what accuracies are normalized by, where they are."""
     merge = merge_of(plan)
     split = plan.test_split or merge.scoring.split if isinstance(plan, SearchPlan) else merge.scoring.split
     items = sum(task.size(split) for task in merge.suite.tasks)
-    return (
-        f"{split} split of {merge.suite.name}, {items:,} items; protocol {merge.scoring.protocol}; "
-        f"normalized by the {merge.scoring.normalize_by} fine-tuned accuracies"
-    )
+    told = f"{split} split of {merge.suite.name}, {items:,} items; protocol {merge.scoring.protocol}"
+    if merge.scoring.mode == "joint":
+        return told
+    return f"{told}; normalized by the {merge.scoring.normalize_by} fine-tuned accuracies"
 
 
 def search_note(plans: Iterable[MethodPlan]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from knots.analysis.activations import Similarities
 from knots.analysis.geometry import Geometry
 from knots.analysis.signs import SignConflicts, SignCounts
-from knots.pipelines.analyze_plan import AnalysisPlan
+from knots.pipelines.analyze.plan import AnalysisPlan
 
 LABELS = {"full": "full fine-tunes, dW x", "lora": "LoRA, dW x", "knots": "KnOTS basis, V' x"}
 """Panel -> how it is called; V' is a task's slice of the shared basis, without singular values."""

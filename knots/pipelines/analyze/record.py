@@ -22,8 +22,8 @@ from torch import Tensor
 from knots.analysis.activations import Cka, Similarities
 from knots.analysis.geometry import Geometry, model_geometry
 from knots.analysis.signs import SignConflicts
-from knots.pipelines.analyze_figures import draw_figures
-from knots.pipelines.analyze_findings import (
+from knots.pipelines.analyze.figures import draw_figures
+from knots.pipelines.analyze.findings import (
     ANGLES,
     MEASURES,
     Findings,
@@ -32,8 +32,8 @@ from knots.pipelines.analyze_findings import (
     plain_values,
     sign_shares,
 )
-from knots.pipelines.analyze_plan import ESTIMATORS, AnalysisPlan
-from knots.pipelines.analyze_sheets import analysis_sheets
+from knots.pipelines.analyze.plan import ESTIMATORS, AnalysisPlan
+from knots.pipelines.analyze.sheets import analysis_sheets
 from knots.reporting.render import text, write_sheet
 from knots.reporting.sheets import Sheet
 from knots.runs import Run

@@ -13,8 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from knots.analysis.activations import Cka
 from knots.analysis.geometry import model_geometry
-from knots.pipelines.analyze_findings import ANGLES, LABELS, Findings, inputs_in_words, off_diagonal
-from knots.pipelines.analyze_plan import AnalysisPlan
+from knots.pipelines.analyze.findings import ANGLES, LABELS, Findings, inputs_in_words, off_diagonal
+from knots.pipelines.analyze.plan import AnalysisPlan
 from knots.reporting.charts import heatmaps, lines_with_bands
 from knots.reporting.figures import save_figure
 

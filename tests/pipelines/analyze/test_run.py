@@ -16,7 +16,7 @@ from knots.analysis.signs import sign_conflicts
 from knots.checks import updates_by_module
 from knots.errors import KnotsError
 from knots.pipelines.analyze import AnalysisPlan, analysis_identity, parse_analysis, run_analysis
-from knots.pipelines.analyze_plan import AnalysisOptions
+from knots.pipelines.analyze.plan import AnalysisOptions
 from knots.pipelines.model_plan import ModelPlan
 from knots.pipelines.workshop import Workshop
 from knots.reporting.sheets import Sheet
