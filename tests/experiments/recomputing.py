@@ -70,7 +70,8 @@ def check_printed(out: str, sheet: dict) -> None:
     for row in sheet["rows"]:
         for cell in row["cells"]:
             if cell["ours"] is not None:
-                assert any(word.startswith(f"{cell['ours']:.1f}") for word in words), (row["label"], cell)
+                shown = f"{cell['ours']:.{sheet['decimals']}f}"
+                assert any(word.startswith(shown) for word in words), (row["label"], shown)
 
 
 def check_seeds(root: Path, sheet: dict) -> int:
