@@ -1,7 +1,7 @@
 """Every experiment on the miniatures as a user types it, its numbers recomputed from the stored predictions.
 
-With a part of the items, to save time. All share one output folder, as those of a user would, so that runs and
-trials of one serve the next.
+With a part of the items, to save time. All share one output folder, as those of a user would, so that runs
+and trials of one serve the next.
 """
 
 from pathlib import Path
