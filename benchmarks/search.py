@@ -27,8 +27,8 @@ from torch import nn
 
 from experiments._cli import CONF, plain
 from knots.pipelines.bench import workshop_for
-from knots.pipelines.search import run_search
-from knots.pipelines.search_plan import SearchPlan, parse_search
+from knots.pipelines.search.plan import SearchPlan, parse_search
+from knots.pipelines.search.run import run_search
 from knots.provenance import describe_machine
 
 DEFAULTS = {

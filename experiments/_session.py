@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from knots.pipelines import Outcome
 from knots.pipelines.reproduce import Reproduced
-from knots.pipelines.search import SearchOutcome
+from knots.pipelines.search.run import SearchOutcome
 from knots.reporting import render
 from knots.reporting.searches import search_view
 from knots.reporting.tables import result_view

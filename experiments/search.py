@@ -21,8 +21,8 @@ def main(config: dict[str, Any]) -> None:
     """Search, test, show, log."""
     from experiments._logging import log_outcome, log_record
     from experiments._session import session, show_search
-    from knots.pipelines.search import run_search
-    from knots.pipelines.search_plan import parse_search
+    from knots.pipelines.search.plan import parse_search
+    from knots.pipelines.search.run import run_search
 
     plan = parse_search(config)
     with session() as console:

@@ -23,6 +23,7 @@ FLOORS = [
     {"models"},
     {"provenance"},
     {"runs"},
+    {"drafts"},
     {"store"},
     {"training"},
     {"evaluation", "finetuning", "pretraining"},

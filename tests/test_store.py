@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from knots import runs, store
+from knots.drafts import writing
 from knots.errors import KnotsError
-from knots.runs import Run, all_runs, find_run, run_id, writing
+from knots.runs import Run, all_runs, find_run, run_id
 from knots.store import COLUMNS, frame, is_stale, merge_runs, records
 from tests.reporting.conftest import make_metrics
 

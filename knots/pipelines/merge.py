@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from knots.adapters import Adapter, save_adapter
+from knots.drafts import writing
 from knots.evaluation import (
     Ensemble,
     EvaluationResult,
@@ -34,7 +35,7 @@ from knots.pipelines.rehearsal import published_references, rehearse
 from knots.pipelines.workshop import Workshop
 from knots.reporting.comparison import Comparison
 from knots.reporting.figures import result_figure, save_figure
-from knots.runs import PREDICTIONS, Run, find_run, run_id, writing
+from knots.runs import PREDICTIONS, Run, find_run, run_id
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 from knots.pipelines import MergePlan
 from knots.pipelines.model_plan import ModelPlan
 from knots.pipelines.plans import EvalPlan
-from knots.pipelines.search_plan import Procedure, SearchPlan
+from knots.pipelines.search.plan import Procedure, SearchPlan
 from knots.search import Axis
 from knots.suites import data
 from tests.miniatures import NOISE, tiny_adapter, tiny_clip, tiny_suite

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from knots.drafts import writing
 from knots.reporting.charts import bars, heatmaps, search_curves
 from knots.reporting.comparison import Value
 from knots.reporting.figures import save_figure
 from knots.reporting.sheets import Cell, Row, Sheet
-from knots.runs import run_id, writing
+from knots.runs import run_id
 from tests.reporting.conftest import TASKS, make_metrics
 
 METHODS = ("task_arithmetic", "ties", "knots_ties", "dare_ties")

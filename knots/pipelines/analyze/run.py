@@ -21,6 +21,7 @@ from knots.analysis.activations import Maps, Similarities, knots_maps, measure_c
 from knots.analysis.geometry import Geometry, module_geometry
 from knots.analysis.signs import SignConflicts, sign_conflicts
 from knots.checks import updates_by_module
+from knots.drafts import writing
 from knots.errors import KnotsError
 from knots.models.attach import check_modules
 from knots.models.clip import Clip
@@ -30,7 +31,7 @@ from knots.pipelines.analyze.plan import AnalysisPlan
 from knots.pipelines.analyze.record import write_record
 from knots.pipelines.trainers import quiet_trainer
 from knots.pipelines.workshop import Workshop
-from knots.runs import Run, find_run, run_id, writing
+from knots.runs import Run, find_run, run_id
 from knots.suites.data import Sample, load_split, source_identity
 from knots.updates import Update
 

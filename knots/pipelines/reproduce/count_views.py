@@ -21,7 +21,7 @@ from knots.pipelines.reproduce.methods import (
     search_note,
 )
 from knots.pipelines.reproduce.table_plan import AVERAGE
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search.plan import SearchPlan
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import average
 from knots.reporting.sheets import Cell, Row, Sheet

@@ -12,17 +12,18 @@ from typing import Any, TypeVar
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from knots.drafts import writing
 from knots.errors import KnotsError
 from knots.pipelines.bench import workshop_for
 from knots.pipelines.merge import Outcome, finished_outcome, run_merge
 from knots.pipelines.plans import MergePlan
-from knots.pipelines.search import SearchOutcome, finished_search, run_search
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search.plan import SearchPlan
+from knots.pipelines.search.run import SearchOutcome, finished_search, run_search
 from knots.pipelines.workshop import Workshop
 from knots.reporting.figures import save_figure
 from knots.reporting.render import write_sheet
 from knots.reporting.sheets import Sheet
-from knots.runs import Run, find_run, run_id, writing
+from knots.runs import Run, find_run, run_id
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from knots.pipelines.merge import Outcome
 from knots.pipelines.plans import BASELINES, MergePlan
 from knots.pipelines.reproduce.experiment import Compose, Runner
 from knots.pipelines.reproduce.table_plan import LABELS, SETTINGS, Paper, parse_row
-from knots.pipelines.search import SearchOutcome
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search.plan import SearchPlan
+from knots.pipelines.search.run import SearchOutcome
 from knots.pipelines.values import choice, names_of, text
 from knots.reporting.published import Published
 from knots.reporting.sheets import Cell

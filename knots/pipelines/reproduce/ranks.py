@@ -29,7 +29,7 @@ from knots.pipelines.reproduce.methods import (
     search_note,
 )
 from knots.pipelines.reproduce.rank_plan import RanksPlan
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search.plan import SearchPlan
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import Value, average
 from knots.reporting.sheets import Cell, Row, Sheet

@@ -9,7 +9,7 @@ from typing import Any
 from knots.errors import KnotsError
 from knots.pipelines.plans import MergePlan, parse_merge
 from knots.pipelines.reproduce.experiment import Compose, Experiment
-from knots.pipelines.search_plan import SearchPlan, parse_search
+from knots.pipelines.search.plan import SearchPlan, parse_search
 from knots.pipelines.values import check_keys, choice, flag, names_of, text
 from knots.reporting.comparison import HITS
 from knots.reporting.published import Published

@@ -20,8 +20,8 @@ from knots.pipelines.reproduce.methods import (
     search_note,
 )
 from knots.pipelines.reproduce.table_plan import AVERAGE, RowPlan, TablePlan
-from knots.pipelines.search import SearchOutcome
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search.plan import SearchPlan
+from knots.pipelines.search.run import SearchOutcome
 from knots.reporting.charts import bars
 from knots.reporting.comparison import Metrics, Value, accuracy, average, joint, normalized
 from knots.reporting.sheets import Cell, Row, Sheet

@@ -15,7 +15,7 @@ from knots.pipelines.reproduce import experiment as experiments
 from knots.pipelines.reproduce.experiment import Experiment, keep
 from knots.pipelines.reproduce.table_plan import Paper, RowPlan, TablePlan
 from knots.pipelines.reproduce.tables import run_table
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search.plan import SearchPlan
 from knots.reporting.published import Figure, Published
 from knots.reporting.sheets import Sheet
 from knots.search import Axis

@@ -4,7 +4,7 @@ import pytest
 
 from experiments._cli import CONF
 from knots.errors import KnotsError
-from knots.pipelines.search_plan import parse_search
+from knots.pipelines.search.plan import parse_search
 from knots.search import Axis, Range
 from tests.test_conf import composed
 

@@ -10,9 +10,9 @@ import pytest
 
 from knots.models import families
 from knots.pipelines import run_merge
-from knots.pipelines import search as module
-from knots.pipelines.search import finished_search, run_search
-from knots.pipelines.search_plan import SearchPlan
+from knots.pipelines.search import run as module
+from knots.pipelines.search.plan import SearchPlan
+from knots.pipelines.search.run import finished_search, run_search
 from knots.pipelines.workshop import Workshop
 from knots.search import Axis
 from knots.spaces import SPACES

@@ -15,24 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from knots.adapters import Adapter
+from knots.drafts import writing
 from knots.evaluation import EvaluationResult, Merged
 from knots.pipelines.bench import merged, workshop_for
 from knots.pipelines.identity import merge_identity
 from knots.pipelines.merge import Outcome, answer, finished_outcome, run_merge, score
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.rehearsal import published_references, rehearse
-from knots.pipelines.search_plan import OPTIONS, SearchPlan
+from knots.pipelines.search.plan import OPTIONS, SearchPlan
+from knots.pipelines.search.record import best_seed, curves, search_record, seed_record
 from knots.pipelines.workshop import Workshop
-from knots.reporting.charts import search_curves
 from knots.reporting.figures import save_figure
-from knots.runs import Run, find_run, is_first_process, run_id, writing
-from knots.search import Found, Options, Trial, TrialLog, value_of
+from knots.runs import Run, find_run, is_first_process, run_id
+from knots.search import Options, Trial, TrialLog, value_of
 from knots.search.trials import trial_of
 
 log = logging.getLogger(__name__)
@@ -53,14 +52,6 @@ class SearchOutcome:
     run: Run
     best: Outcome | None
     tests: Mapping[int, Outcome]
-
-
-@dataclass(frozen=True)
-class SeedSearch:
-    """What the search found for one seed of DARE's masks."""
-
-    seed: int
-    found: Found
 
 
 def run_search(
@@ -91,12 +82,11 @@ def run_search(
         trials.forget()
     with writing(root, name, config=plan.config, identity=identity) as draft:
         scorer = _Scorer(plan, shop, trials)
-        searches = [_search_seed(plan, scorer, seed) for seed in plan.seeds]
+        seeds = [_search_seed(plan, scorer, seed) for seed in plan.seeds]
         draft.measured |= {"scored": scorer.scored, "seconds": scorer.seconds}
-        seeds = [_seed_record(search) for search in searches]
         best, tests = _tests(plan, seeds, console, shop)
-        draft.metrics.update(_record(plan, seeds, best, tests))
-        save_figure(_curves(draft.metrics), draft.folder / "figures", "search")
+        draft.metrics.update(search_record(plan, seeds, best, tests))
+        save_figure(curves(draft.metrics), draft.folder / "figures", "search")
         lines = [json.dumps(trial.to_json()) for trial in scorer.used]
         (draft.folder / "trials.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return SearchOutcome(Run(root / name, draft.metrics, fresh=True), best, tests)
@@ -115,7 +105,7 @@ def finished_search(plan: SearchPlan, workshop: Workshop) -> SearchOutcome | Non
         if outcome is None:
             return None
         tests[entry["seed"]] = outcome
-    return SearchOutcome(found, tests[_best(found.metrics["seeds"])["seed"]], tests)
+    return SearchOutcome(found, tests[best_seed(found.metrics["seeds"])["seed"]], tests)
 
 
 def _root(plan: SearchPlan) -> Path:
@@ -202,7 +192,8 @@ def _told(plan: SearchPlan, options: Options, seed: int) -> str:
     return ", ".join([*words, *([f"seed {seed}"] if len(plan.seeds) > 1 else [])])
 
 
-def _search_seed(plan: SearchPlan, scorer: _Scorer, seed: int) -> SeedSearch:
+def _search_seed(plan: SearchPlan, scorer: _Scorer, seed: int) -> dict[str, Any]:
+    """Search for one seed of DARE's masks; gives its part of the record."""
     found = plan.procedure.run(lambda options: scorer(options, seed))
     log.info(
         "best of %d: %s with %s %.2f",
@@ -211,7 +202,7 @@ def _search_seed(plan: SearchPlan, scorer: _Scorer, seed: int) -> SeedSearch:
         plan.procedure.metric,
         found.value,
     )
-    return SeedSearch(seed, found)
+    return seed_record(seed, found)
 
 
 def _tests(
@@ -224,106 +215,4 @@ def _tests(
         entry["seed"]: run_merge(plan.tested(entry["chosen"], entry["seed"]), console, shop)
         for entry in seeds
     }
-    return tests[_best(seeds)["seed"]], tests
-
-
-def _best(seeds: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The seed with the largest value; the first of equal ones."""
-    return max(seeds, key=lambda entry: float(entry["value"]))
-
-
-def _seed_record(search: SeedSearch) -> dict[str, Any]:
-    found = search.found
-    tried = [
-        {"order": order, "options": dict(options), "value": value, "seed": search.seed}
-        for order, (options, value) in enumerate(found.tried, start=1)
-    ]
-    return {
-        "seed": search.seed,
-        "chosen": dict(found.options),
-        "value": found.value,
-        "evaluations": found.evaluations,
-        "edge": dict(found.edge),
-        "trials": tried,
-    }
-
-
-def _record(
-    plan: SearchPlan, seeds: Sequence[Mapping[str, Any]], best: Outcome | None, tests: Mapping[int, Outcome]
-) -> dict[str, Any]:
-    """The content of `metrics.json`."""
-    merge, chosen = plan.merge, _best(seeds)
-    return {
-        "schema": 1,
-        "record": "search",
-        "title": f"{plan.procedure.name} search for {merge.label} on {merge.model.name}, {merge.suite.name}",
-        "model": merge.model.name,
-        "suite": merge.suite.name,
-        "method": merge.label,
-        "protocol": plan.procedure.protocol,
-        "procedure": plan.procedure.description,
-        "mode": merge.scoring.mode,
-        "metric": plan.procedure.metric,
-        "split": merge.scoring.split,
-        "searched": list(plan.searched),
-        "chosen": {**chosen["chosen"], "seed": chosen["seed"]},
-        "value": chosen["value"],
-        "evaluations": sum(entry["evaluations"] for entry in seeds),
-        "edge": chosen["edge"],
-        "seeds": list(seeds),
-        "test": _test_record(plan, best, tests),
-        "figures": [{"file": "figures/search.png", "caption": _caption(plan)}],
-        "notes": _notes(plan, chosen),
-    }
-
-
-def _caption(plan: SearchPlan) -> str:
-    metric, split = plan.procedure.metric, plan.merge.scoring.split
-    return (
-        f"{metric} of every trial on the {split} split, against each option that was searched, and the best "
-        "so far; the chosen one is marked"
-    )
-
-
-def _curves(record: Mapping[str, Any]) -> Figure:
-    trials = [trial for entry in record["seeds"] for trial in entry["trials"]]
-    # One after the other, as they were run; each seed counts from 1.
-    trials = [{**trial, "order": order} for order, trial in enumerate(trials, start=1)]
-    ylabel = f"{record['metric']} on {record['split']} (%)"
-    return search_curves(trials, title=record["title"], ylabel=ylabel, chosen=record["chosen"])
-
-
-def _test_record(
-    plan: SearchPlan, best: Outcome | None, tests: Mapping[int, Outcome]
-) -> dict[str, Any] | None:
-    """The chosen candidate on the test split, and the seeds' candidates beside it."""
-    if best is None:
-        return None
-    metric = plan.procedure.metric
-    values = {seed: _measured(outcome, metric) for seed, outcome in tests.items()}
-    several = len(values) > 1
-    return {
-        "split": plan.test_split,
-        "run": best.run.run_id,
-        "value": _measured(best, metric),
-        "runs": {str(seed): outcome.run.run_id for seed, outcome in tests.items()},
-        "values": {str(seed): value for seed, value in values.items()},
-        "mean": float(np.mean(list(values.values()))),
-        "deviation": float(np.std(list(values.values()), ddof=1)) if several else None,
-    }
-
-
-def _measured(outcome: Outcome, metric: str) -> float:
-    metrics = outcome.run.metrics
-    return float(metrics["joint" if metric.startswith("hits@") else "average"][metric])
-
-
-def _notes(plan: SearchPlan, chosen: Mapping[str, Any]) -> list[str]:
-    edges = [f"{option} at its {end} end" for option, end in chosen["edge"].items() if end]
-    notes = [f"the best is on the edge of what was searched: {', '.join(edges)}"] if edges else []
-    if len(plan.seeds) > 1:
-        notes.append(
-            f"each of {len(plan.seeds)} seeds was searched by itself; the best on {plan.merge.scoring.split} "
-            "is the paper's figure, mean and deviation over the seeds the fairer one"
-        )
-    return notes
+    return tests[best_seed(seeds)["seed"]], tests
