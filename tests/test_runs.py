@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from knots.drafts import writing
 from knots.errors import KnotsError
 from knots.runs import all_runs, find_run, run_id
-
-METRICS = {"schema": 1, "merge": {"method": "ties"}, "per_task": {}}
-
-
-def finish(root: Path, name: str, metrics: dict = METRICS) -> Path:
-    with writing(root, name, config={"a": 1}, identity={"b": 2}) as draft:
-        (draft.folder / "data.txt").write_text(json.dumps(metrics))
-        draft.metrics.update(metrics)
-    return root / name
+from tests.test_drafts import METRICS, finish
 
 
 def test_the_run_id_depends_on_content_and_not_on_order_or_number_type():
