@@ -39,6 +39,9 @@ from knots.runs import PREDICTIONS, Run, find_run, run_id
 
 log = logging.getLogger(__name__)
 
+ADAPTER = "adapter"
+"""The folder of the merge in a run's folder."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -138,6 +141,8 @@ def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], con
     found = None if plan.force else find_run(plan.root, name)
     if found is not None:
         log.info("%s is finished already: %s", plan.label, found.folder)
+        if plan.kind == "merged" and plan.keep_adapter and not (found.folder / ADAPTER).is_dir():
+            log.info("%s has no adapter with it; force=true makes the run again and keeps it", found.run_id)
         return Answer(found, _stored_result(found))
     with writing(plan.root, name, config=plan.config, identity=identity) as draft:
         if plan.kind == "merged":
@@ -149,7 +154,7 @@ def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], con
             draft.measured |= {"device": result.speed.device, "speed": asdict(result.speed)}
         metrics = _summary(plan, result, {kind: base.result for kind, base in baselines.items()}, cost)
         result.predictions.to_parquet(draft.folder / PREDICTIONS, index=False)
-        if result.adapter is not None:
+        if result.adapter is not None and plan.keep_adapter:
             _keep_adapter(result.adapter, draft.folder)
         compared = {kind: base.run.metrics for kind, base in baselines.items()}
         save_figure(result_figure(Comparison(metrics, compared)), draft.folder / "figures", "accuracy")
@@ -245,7 +250,7 @@ def _keep_adapter(adapter: Adapter, folder: Path) -> None:
     if all(not bool(update.dense().any()) for update in updates.values()):
         log.warning("the merge changes nothing (every update is zero), so no adapter is saved")
         return
-    save_adapter(replace(adapter, updates=updates), folder / "adapter")
+    save_adapter(replace(adapter, updates=updates), folder / ADAPTER)
 
 
 def _stored_result(run: Run) -> EvaluationResult:

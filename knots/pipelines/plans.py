@@ -98,6 +98,7 @@ class MergePlan:
         config: the whole configuration, kept with the run.
         data: how pictures are read.
         calibration: what the rule is shown of the data; None for rules that need none.
+        keep_adapter: save the merged adapter with the run; no number depends on it.
     """
 
     model: ModelPlan
@@ -114,6 +115,7 @@ class MergePlan:
     config: Mapping[str, Any] = field(default_factory=dict)
     data: DataOptions = field(default_factory=DataOptions)
     calibration: Calibration | None = None
+    keep_adapter: bool = True
 
     @property
     def label(self) -> str:
@@ -184,6 +186,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         config=config,
         data=DataOptions(**config.get("data", {})),
         calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
+        keep_adapter=flag("keep_adapter", config["keep_adapter"]),
     )
 
 

@@ -56,6 +56,16 @@ def test_a_merge_leaves_a_whole_run_folder_and_its_baselines_as_runs_of_their_ow
     assert outcome.baselines["zero_shot"].metrics["merge"]["space"] is None
 
 
+def test_a_run_may_leave_its_adapter_out_and_is_the_same_run(plan: Plans, caplog: pytest.LogCaptureFixture):
+    lean = run_merge(plan(keep_adapter=False)).run
+    assert not (lean.folder / "adapter").exists()
+    with caplog.at_level("INFO"):
+        found = run_merge(plan()).run
+    assert (found.fresh, found.run_id, found.metrics) == (False, lean.run_id, lean.metrics)
+    assert "force=true makes the run again and keeps it" in caplog.text
+    assert (run_merge(plan(force=True)).run.folder / "adapter").is_dir()
+
+
 def test_the_speed_is_logged_and_kept_beside_the_numbers(plan: Plans):
     run = run_merge(plan()).run
     speed = json.loads((run.folder / "provenance.json").read_text())["speed"]
