@@ -111,7 +111,8 @@ def main() -> None:
     facts = {key: value for key, value in describe_machine().items() if key != "command"}
     facts["machine"] = {key: value for key, value in facts["machine"].items() if key != "host"}
     found = {**whole, "forward_share": share, "seconds_alone": single, "ratio_alone": ratio}
-    content = {**facts, "options": OmegaConf.to_container(cfg), "measured": found}
+    options = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "out"}
+    content = {**facts, "options": options, "measured": found}
     Path(cfg.out).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
