@@ -53,7 +53,9 @@ def merge_identity(
     if plan.kind == "merged":
         identity |= {"merge": _options(plan.options), "seed": plan.seed, "max_rank": plan.max_rank}
     if plan.calibration is not None:
-        shown = [_data(plan, task, plan.calibration.split, reading) for task in plan.suite.tasks]
+        shown = [
+            data_identity(task, plan.calibration.split, plan.cache_dir, reading) for task in plan.suite.tasks
+        ]
         identity["calibration"] = {**vars(plan.calibration), "data": shown}
     if text is not None:
         identity["text"] = dict(text)
@@ -78,12 +80,13 @@ def _task(plan: MergePlan, task: Task, split: str, reading: Reading | TextReadin
         own["templates"] = task.templates
     elif isinstance(task, TextTask):
         own |= {"absent": task.absent, "max_length": task.max_length}
-    return {**own, **_data(plan, task, split, reading)}
+    return {**own, **data_identity(task, split, plan.cache_dir, reading)}
 
 
-def _data(plan: MergePlan, task: Task, split: str, reading: Reading | TextReading) -> dict[str, Any]:
+def data_identity(task: Task, split: str, cache_dir: Path, reading: Reading | TextReading) -> dict[str, Any]:
+    """What tells a task's split from others."""
     return {
         "name": task.name,
         "items": task.size(split),
-        **source_identity(task, split, plan.cache_dir, reading),
+        **source_identity(task, split, cache_dir, reading),
     }

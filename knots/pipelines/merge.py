@@ -92,7 +92,7 @@ def finished_outcome(plan: MergePlan, workshop: Workshop) -> Outcome | None:
 
 def finished_run(plan: MergePlan, workshop: Workshop) -> Run | None:
     """A plan's run alone, without its baselines; None if it is not finished."""
-    return find_run(plan.root, run_id(_identity(plan, workshop)))
+    return find_run(plan.root, run_id(run_identity(plan, workshop)))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def baseline_answers(plan: MergePlan, shop: Workshop, console: Console) -> dict[
     return {kind: answer(plan.baseline(kind), shop, {}, console) for kind in BASELINES[plan.kind]}
 
 
-def _identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:
+def run_identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:
+    """What determines the result of a plan's run, as plain values; its id is made from it."""
     adapters = shop.adapters if plan.kind != "zero_shot" else ()
     return merge_identity(plan, shop.base.identity, shop.text, adapters, shop.reading, shop.task_heads)
 
@@ -136,7 +137,7 @@ def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], con
         baselines: kind -> what the run is compared with, on the same items.
         console: where its bar is drawn.
     """
-    identity = _identity(plan, shop)
+    identity = run_identity(plan, shop)
     name = run_id(identity)
     found = None if plan.force else find_run(plan.root, name)
     if found is not None:

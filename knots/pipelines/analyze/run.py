@@ -29,10 +29,11 @@ from knots.models.full import load_finetuned
 from knots.pipelines.analyze.findings import Findings
 from knots.pipelines.analyze.plan import AnalysisPlan
 from knots.pipelines.analyze.record import write_record
+from knots.pipelines.identity import data_identity
 from knots.pipelines.trainers import quiet_trainer
 from knots.pipelines.workshop import Workshop
 from knots.runs import Run, find_run, run_id
-from knots.suites.data import Sample, load_split, source_identity
+from knots.suites.data import Sample, load_split
 from knots.updates import Update
 
 log = logging.getLogger(__name__)
@@ -123,14 +124,7 @@ class _Subject:
 def analysis_identity(plan: AnalysisPlan, shop: Workshop, full: Sequence[Adapter]) -> dict[str, Any]:
     """What determines the result of `run_analysis`, as plain values; `full`: the full fine-tunes, if any."""
     split = plan.options.split
-    data = [
-        {
-            "name": task.name,
-            "items": task.size(split),
-            **source_identity(task, split, plan.cache_dir, shop.reading),
-        }
-        for task in plan.suite.tasks
-    ]
+    data = [data_identity(task, split, plan.cache_dir, shop.reading) for task in plan.suite.tasks]
     return {
         "record": "analysis",
         "family": plan.model.family,

@@ -12,8 +12,8 @@ import torch
 
 from knots.errors import KnotsError
 from knots.pipelines.reproduce.experiment import Compose, Experiment
-from knots.pipelines.reproduce.methods import METHOD_KEYS, MethodPlan, merge_of, parse_methods
-from knots.pipelines.reproduce.table_plan import Paper, parse_paper
+from knots.pipelines.reproduce.methods import METHOD_KEYS, parse_methods
+from knots.pipelines.reproduce.table_plan import MethodPlan, Paper, merge_of, parse_paper
 from knots.pipelines.values import check_keys, whole
 from knots.randomness import named_generator
 from knots.reporting.published import Published

@@ -15,12 +15,11 @@ from knots.pipelines.reproduce.methods import (
     Found,
     data_note,
     label_of,
-    merge_of,
     options_note,
     published_cell,
     search_note,
 )
-from knots.pipelines.reproduce.table_plan import AVERAGE
+from knots.pipelines.reproduce.table_plan import AVERAGE, merge_of
 from knots.pipelines.search.plan import SearchPlan
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import average

@@ -19,7 +19,8 @@ from knots.pipelines.plans import MergePlan
 from knots.pipelines.reproduce.count_plan import CountsPlan, Subset
 from knots.pipelines.reproduce.count_views import Runs, means_picture, means_sheet, subsets_sheet
 from knots.pipelines.reproduce.experiment import Product, Runner
-from knots.pipelines.reproduce.methods import Found, MethodPlan, best_of, label_of, merge_of, run_method
+from knots.pipelines.reproduce.methods import Found, best_of, label_of, run_method
+from knots.pipelines.reproduce.table_plan import MethodPlan, merge_of
 from knots.pipelines.search.run import SearchOutcome
 from knots.pipelines.workshop import Workshop
 from knots.runs import Run

@@ -7,16 +7,22 @@ from typing import Any
 
 from knots.errors import KnotsError
 from knots.pipelines.merge import Outcome
-from knots.pipelines.plans import BASELINES, MergePlan
+from knots.pipelines.plans import BASELINES
 from knots.pipelines.reproduce.experiment import Compose, Runner
-from knots.pipelines.reproduce.table_plan import LABELS, SETTINGS, Paper, parse_row
+from knots.pipelines.reproduce.table_plan import (
+    LABELS,
+    MethodPlan,
+    Paper,
+    merge_of,
+    parse_row,
+    parse_settings,
+)
 from knots.pipelines.search.plan import SearchPlan
 from knots.pipelines.search.run import SearchOutcome
-from knots.pipelines.values import choice, names_of, text
+from knots.pipelines.values import names_of
 from knots.reporting.published import Published
 from knots.reporting.sheets import Cell
 
-MethodPlan = MergePlan | SearchPlan
 Found = Outcome | SearchOutcome
 
 METHOD_KEYS = ("common", "rows", "settings", "search")
@@ -34,8 +40,7 @@ def parse_methods(values: Mapping[str, Any], compose: Compose) -> dict[str, Meth
         KnotsError: a name is unknown, a value has the wrong type, a method is a baseline, or the classes of
             all tasks are asked for.
     """
-    settings = choice("experiment.settings", values["settings"], SETTINGS)
-    search = text("experiment.search", values["search"]) if settings == "search" else None
+    search = parse_settings(values)
     common = names_of("experiment.common", values["common"])
     methods = names_of("experiment.rows", values["rows"])
     if not methods:
@@ -48,11 +53,6 @@ def parse_methods(values: Mapping[str, Any], compose: Compose) -> dict[str, Meth
         if merge.scoring.mode != "per_task":
             raise KnotsError(f"experiment.common: eval={merge.scoring.mode}; eval=per_task is needed")
     return plans
-
-
-def merge_of(plan: MethodPlan) -> MergePlan:
-    """A method's run, or that whose options are searched."""
-    return plan.merge if isinstance(plan, SearchPlan) else plan
 
 
 def run_method(runner: Runner, plan: MethodPlan) -> Found | None:

@@ -11,8 +11,8 @@ from knots.errors import KnotsError
 from knots.finetuning import FinetuningPlan, parse_plan
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.reproduce.experiment import Compose, Experiment
-from knots.pipelines.reproduce.methods import METHOD_KEYS, MethodPlan, merge_of, parse_methods
-from knots.pipelines.reproduce.table_plan import Paper, parse_paper
+from knots.pipelines.reproduce.methods import METHOD_KEYS, parse_methods
+from knots.pipelines.reproduce.table_plan import MethodPlan, Paper, merge_of, parse_paper
 from knots.pipelines.search.plan import SearchPlan
 from knots.pipelines.values import check_keys, names_of, number, text, whole
 from knots.reporting.published import Published

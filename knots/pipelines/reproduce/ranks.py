@@ -16,7 +16,6 @@ from rich.console import Console
 
 from knots.errors import KnotsError
 from knots.files import write_whole
-from knots.finetuning import finetune_tasks
 from knots.pipelines.reproduce.experiment import NOT_RUN, Picture, Product, Runner
 from knots.pipelines.reproduce.methods import (
     Found,
@@ -29,6 +28,7 @@ from knots.pipelines.reproduce.methods import (
     search_note,
 )
 from knots.pipelines.reproduce.rank_plan import RanksPlan
+from knots.pipelines.reproduce.training import train_missing
 from knots.pipelines.search.plan import SearchPlan
 from knots.reporting.charts import lines_with_bands
 from knots.reporting.comparison import Value, average
@@ -83,20 +83,7 @@ def have_adapters(plan: RanksPlan, rank: int) -> bool:
         return False
     log.info("rank %d: training %d adapters into %s", rank, len(tasks), folder)
     write_whole(folder / RECIPE, (json.dumps(_told(plan, rank), indent=2) + "\n").encode())
-    trainings = finetune_tasks(
-        merge.model.spec,
-        merge.suite,
-        "all",
-        plan.recipes[rank],
-        folder,
-        merge.trainer,
-        cache_dir=merge.cache_dir,
-        force=False,
-        options=merge.data,
-    )
-    for task, accuracies in trainings:
-        for when, accuracy in (accuracies or {}).items():
-            log.info("rank %d, %s: %s %.2f %% on the validation split", rank, task, when, accuracy)
+    train_missing(merge, plan.recipes[rank], folder, f"rank {rank}")
     return True
 
 

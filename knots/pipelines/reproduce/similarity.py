@@ -6,7 +6,6 @@ are loaded, or trained here.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
-from knots.finetuning import FinetuningPlan, finetune_tasks, parse_plan
+from knots.finetuning import FinetuningPlan, parse_plan
 from knots.pipelines.analyze import AnalysisPlan, finished_analysis, parse_analysis, run_analysis
 from knots.pipelines.reproduce.experiment import NOT_RUN, Compose, Experiment, Product
+from knots.pipelines.reproduce.training import train_missing
 from knots.pipelines.values import check_keys, names_of
 from knots.reporting.published import Published
 from knots.reporting.sheets import Row, Sheet
 from knots.runs import Run
-
-log = logging.getLogger(__name__)
 
 KEYS = ("name", "kind", "title", "common", "train")
 
@@ -93,24 +91,5 @@ def _compare(plan: SimilarityPlan, console: Console) -> Run | None:
     if not plan.experiment.run:
         return finished_analysis(plan.analysis)
     if plan.recipe is not None:
-        _train(plan, plan.recipe)
+        train_missing(plan.analysis, plan.recipe, plan.folder, "full fine-tunes")
     return run_analysis(plan.analysis, console)
-
-
-def _train(plan: SimilarityPlan, recipe: FinetuningPlan) -> None:
-    """Train the full fine-tunes that are missing."""
-    analysis = plan.analysis
-    trainings = finetune_tasks(
-        analysis.model.spec,
-        analysis.suite,
-        "all",
-        recipe,
-        plan.folder,
-        analysis.trainer,
-        cache_dir=analysis.cache_dir,
-        force=False,
-        options=analysis.data,
-    )
-    for task, accuracies in trainings:
-        for when, accuracy in (accuracies or {}).items():
-            log.info("%s: %s %.2f %% on the validation split", task, when, accuracy)

@@ -48,6 +48,14 @@ class Paper:
     setting: str
 
 
+MethodPlan = MergePlan | SearchPlan
+
+
+def merge_of(plan: MethodPlan) -> MergePlan:
+    """A method's run, or that whose options are searched."""
+    return plan.merge if isinstance(plan, SearchPlan) else plan
+
+
 @dataclass(frozen=True)
 class RowPlan:
     """One row.
@@ -60,12 +68,12 @@ class RowPlan:
 
     label: str
     method: str | None
-    plan: MergePlan | SearchPlan
+    plan: MethodPlan
 
     @property
     def merge(self) -> MergePlan:
         """The run, or that whose options are searched."""
-        return self.plan.merge if isinstance(self.plan, SearchPlan) else self.plan
+        return merge_of(self.plan)
 
     @property
     def whole(self) -> bool:
@@ -117,10 +125,14 @@ def parse_table(
         KnotsError: a key is unknown or a value has the wrong type; or as `parse_merge` and `parse_search`.
     """
     check_keys("experiment", values, KEYS)
-    settings = choice("experiment.settings", values["settings"], SETTINGS)
-    search = text("experiment.search", values["search"]) if settings == "search" else None
-    rows = tuple(_parse_rows(values, search, compose))
+    rows = tuple(_parse_rows(values, parse_settings(values), compose))
     return TablePlan(experiment, rows, parse_paper(values["paper"]), published)
+
+
+def parse_settings(values: Mapping[str, Any]) -> str | None:
+    """The search that finds the options of an experiment's methods; None where published ones are taken."""
+    settings = choice("experiment.settings", values["settings"], SETTINGS)
+    return text("experiment.search", values["search"]) if settings == "search" else None
 
 
 def parse_paper(values: object) -> Paper | None:
@@ -155,17 +167,14 @@ def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose)
         yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose))
 
 
-def _label(method: str, plan: MergePlan | SearchPlan) -> str:
+def _label(method: str, plan: MethodPlan) -> str:
     """How a method is called; an unmerged language model has heads that were trained: no zero-shot."""
-    merge = plan.merge if isinstance(plan, SearchPlan) else plan
-    if method == "zero_shot" and merge.suite.modality == "language":
+    if method == "zero_shot" and merge_of(plan).suite.modality == "language":
         return "Base (own heads)"
     return LABELS.get(method, method)
 
 
-def parse_row(
-    method: str, common: Sequence[str], search: str | None, compose: Compose
-) -> MergePlan | SearchPlan:
+def parse_row(method: str, common: Sequence[str], search: str | None, compose: Compose) -> MethodPlan:
     """One method's run; with a search for its options where there is something to search.
 
     Rules that look at data have no published options, and are run with those of their configuration.

@@ -22,9 +22,7 @@ from knots.adapters import Adapter
 from knots.drafts import writing
 from knots.evaluation import EvaluationResult, Merged
 from knots.pipelines.bench import merged, workshop_for
-from knots.pipelines.identity import merge_identity
-from knots.pipelines.merge import Outcome, answer, finished_outcome, run_merge, score
-from knots.pipelines.plans import MergePlan
+from knots.pipelines.merge import Outcome, answer, finished_outcome, run_identity, run_merge, score
 from knots.pipelines.rehearsal import published_references, rehearse
 from knots.pipelines.search.plan import OPTIONS, SearchPlan
 from knots.pipelines.search.record import best_seed, curves, search_record, seed_record
@@ -115,9 +113,9 @@ def _root(plan: SearchPlan) -> Path:
 def _identity(plan: SearchPlan, shop: Workshop) -> dict[str, Any]:
     """What determines the search; under `question`, what determines a candidate's counts."""
     merge = plan.merge
-    asked = [_merge_identity(merge, shop)]
+    asked = [run_identity(merge, shop)]
     if plan.test_split is not None:
-        asked.append(_merge_identity(plan.tested({}, merge.seed), shop))
+        asked.append(run_identity(plan.tested({}, merge.seed), shop))
     for identity in asked:
         identity["merge"] = {key: value for key, value in identity["merge"].items() if key not in OPTIONS}
         identity.pop("seed")
@@ -132,10 +130,6 @@ def _identity(plan: SearchPlan, shop: Workshop) -> dict[str, Any]:
         "seeds": list(plan.seeds),
         "normalize_by": merge.scoring.normalize_by,
     }
-
-
-def _merge_identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:
-    return merge_identity(plan, shop.base.identity, shop.text, shop.adapters, shop.reading, shop.task_heads)
 
 
 class _Scorer:
