@@ -211,13 +211,15 @@ def test_every_merge_choice_is_a_plan_called_by_its_own_name(name: str):
     assert plan.label == name
     assert plan.kind == (name if name in KINDS else "merged")
     if plan.kind == "merged":
-        assert {"space": plan.options["space"], "rule": plan.options["rule"]} == dict(METHODS[name])
+        assert {key: plan.options[key] for key in METHODS[name]} == dict(METHODS[name])
 
 
 def test_the_issue_s_merges_are_all_there():
     assert set(MERGES) == {
         *("task_arithmetic", "ties", "dare_ties", "knots_ties", "knots_dare_ties", "knots_rows_ties"),
         *("core_ties", "core_tsv", "dare_task_arithmetic", "regmean", "fisher"),
+        *("knots_ties_unscaled", "knots_tsv_unscaled"),
+        *("ties_count", "knots_ties_count", "dare_ties_count", "knots_dare_ties_count"),
         *("ensemble", "zero_shot", "finetuned"),
     }
 
@@ -279,6 +281,12 @@ def test_a_changed_method_is_called_by_its_new_name():
     assert parse_merge(composed("merge=ties", "merge.space=knots")).label == "knots_ties"
     assert parse_merge(composed("merge=ties", "merge.drop=0.5")).label == "dare_ties"
     assert parse_merge(composed("merge=ties", "merge.rule=/a/b.py:f")).label == "full x b.py:f"
+    assert parse_merge(composed("merge=ties_count", "merge.space=knots")).label == "knots_ties_count"
+    assert parse_merge(composed("merge=knots_ties_unscaled", "merge.trim=model")).label == (
+        "knots_unscaled x ties"
+    )
+    assert parse_merge(composed("merge=core_ties", "+merge.elect=count")).label == "core x ties"
+    assert parse_merge(composed("merge=ties", "merge.trim=module")).label == "ties"
 
 
 def test_a_rule_put_in_the_place_of_ties_gets_no_density():

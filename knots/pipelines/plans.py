@@ -14,6 +14,7 @@ from knots.errors import KnotsError, unknown
 from knots.evaluation import MODES, PROTOCOLS, check_protocol, own_mode
 from knots.evaluation.calibration import Labels
 from knots.merging import METHODS
+from knots.methods import MARKS
 from knots.models.families import FAMILIES
 from knots.pipelines.model_plan import PRECISIONS, ModelPlan, parse_model
 from knots.pipelines.values import choice, flag, names_of, number, numbers, text, whole
@@ -121,15 +122,17 @@ class MergePlan:
     def label(self) -> str:
         """How the run is called: the method's name, or what kind of predictor it is.
 
-        The name follows from space, rule and drop, so it stays true when the user changes them.
+        The name follows from the options, so it stays true when the user changes them.
         """
         if self.kind != "merged":
             return self.kind
-        space, rule, drop = self.options["space"], self.options["rule"], self.options["drop"]
-        for name, method in METHODS.items():
-            if (method.space, method.rule, "drop" in method.takes) == (space, rule, drop > 0):
+        drop = self.options["drop"] > 0
+        marks = {mark for mark in MARKS if self.options.get(mark[0]) == mark[1]}
+        # A variant is its method too; the name that says more is meant.
+        for name, method in sorted(METHODS.items(), key=lambda item: -len(item[1])):
+            if ("drop" in method.takes) == drop and marks <= method.items() <= self.options.items():
                 return name
-        return f"{'dare, ' if drop > 0 else ''}{space} x {Path(rule).name}"
+        return f"{'dare, ' if drop else ''}{self.options['space']} x {Path(self.options['rule']).name}"
 
     @property
     def description(self) -> dict[str, Any]:

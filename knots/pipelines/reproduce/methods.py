@@ -121,7 +121,8 @@ def options_note(label: str, found: Found) -> str:
     run = best_of(found).run
     merge = run.metrics["merge"]
     words = [f"scale {merge['scale']:g}"] if merge.get("scale") is not None else []
-    words += [f"density {merge['density']:g}"] if merge.get("rule") == "ties" and not merge["drop"] else []
+    trims = merge.get("rule") == "ties" and (not merge["drop"] or merge.get("dare_after") == "trim")
+    words += [f"density {merge['density']:g}"] if trims else []
     words += [f"drop {merge['drop']:g}", f"seed {run.metrics['seed']}"] if merge.get("drop") else []
     told = [", ".join(words)]
     if isinstance(found, SearchOutcome):
