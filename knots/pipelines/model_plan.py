@@ -125,7 +125,8 @@ def parse_model(
         text=None if model.get("text") is None else _parse_text(model["text"]),
         updates=updates,
         spelling=dict(model.get("spelling") or {}),
-        **{key: _text_or_none(f"model.{key}", model.get(key)) for key in ("heads", "pretrained")},
+        heads=_text_or_none("model.heads", model.get("heads")),
+        pretrained=_text_or_none("model.pretrained", model.get("pretrained")),
         precision=choice("model.default_precision", str(model.get("default_precision", "32")), PRECISIONS),
         **_parse_universe(model, pattern, universe, shared_init, own=adapters is None),
     )
