@@ -7,6 +7,7 @@ from knots.analysis.statistics.agreement import Concordance, concordance, rank_c
 from knots.analysis.statistics.paired import holm, mcnemar, normal_p
 from knots.analysis.statistics.panel import Panel, panel
 from knots.analysis.statistics.power import DISCORDANT, detectable, planned_error
+from knots.analysis.statistics.units import mean_of_units
 from knots.analysis.statistics.universes import Draws, Estimate, hierarchical
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "hierarchical",
     "holm",
     "mcnemar",
+    "mean_of_units",
     "normal_p",
     "panel",
     "planned_error",

@@ -49,6 +49,13 @@ class Panel:
         """Task -> N_t."""
         return {task: self.right[task].shape[-1] for task in self.tasks}
 
+    def only(self, tasks: Sequence[str]) -> Panel:
+        """The part that is of some of the tasks."""
+        places = [self.tasks.index(task) for task in tasks]
+        reference = None if self.reference is None else {task: self.reference[task] for task in tasks}
+        right = {task: self.right[task] for task in tasks}
+        return Panel(tuple(tasks), self.predictors, right, reference, self.scored[:, places])
+
 
 @dataclass(frozen=True, eq=False)
 class _Scores:

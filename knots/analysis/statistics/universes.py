@@ -82,9 +82,7 @@ class Draws:
                 raise unknown("predictor", name, self.predictors)
         columns = [self.predictors.index(name) for name in weights]
         factors = np.array(list(weights.values()), dtype=np.float64)
-        values, draws, items = (
-            part[:, columns] @ factors for part in (self.values, self.draws, self.items)
-        )
+        values, draws, items = (part[:, columns] @ factors for part in (self.values, self.draws, self.items))
         kept = np.isfinite(draws)
         value = float(values.mean())
         if not np.isfinite(value) or kept.sum() < 2:
