@@ -123,6 +123,10 @@ class Runner:
         self._shops.append(workshop_for(plan))
         return self._shops[-1]
 
+    def forget(self) -> None:
+        """Let go of what runs share: those to come are of another model or other adapters."""
+        self._shops.clear()
+
     def merge(self, plan: MergePlan) -> Outcome | None:
         """A run with its baselines; None where it is not there and nothing is to be run."""
         if self.experiment.run:

@@ -18,6 +18,7 @@ from knots.pipelines.reproduce.ranks import run_ranks
 from knots.pipelines.reproduce.similarity import parse_similarity, run_similarity
 from knots.pipelines.reproduce.table_plan import parse_table
 from knots.pipelines.reproduce.tables import run_table
+from knots.pipelines.reproduce.universes import parse_universes, run_universes
 from knots.pipelines.values import choice, flag, text
 from knots.reporting.published import Published
 from knots.runs import Run
@@ -29,6 +30,7 @@ KINDS: Mapping[str, tuple[Parse, Callable[[Any, Console], Product]]] = {
     "similarity": (parse_similarity, run_similarity),
     "counts": (parse_counts, run_counts),
     "ranks": (parse_ranks, run_ranks),
+    "universes": (parse_universes, run_universes),
 }
 """Kinds of experiments: what reads their configuration, and what runs them."""
 
