@@ -55,6 +55,10 @@ def check_table(place: Path, record: dict, rows: list[str]) -> None:
     ("mini_table3", SENTENCES, ["Base (own heads)", "Fine-tuned", *PAPER]),
     ("mini_table4", TASKS, [*BASELINES, "Ensemble", *PAPER]),
     ("mini_table_a1", TASKS, ["Fine-tuned", "Fisher", "RegMean", "Task Arithmetic", "TIES", "KnOTS-TIES"]),
+    ("mini_variants", TASKS, [
+        *("TIES", "TIES (TARA)", "KnOTS-TIES", "KnOTS-TIES (Core Space)", "KnOTS-TSV (Core Space)"),
+        *("KnOTS-TIES (TARA)", "KnOTS-DARE-TIES", "KnOTS-DARE-TIES (TARA)"),
+    ]),
     ("mini_rows_vs_columns", TASKS, ["TIES", "KnOTS-TIES", "KnOTS-TIES (rows)"]),
 ])  # fmt: skip
 def test_every_number_of_a_table_is_that_of_the_stored_predictions(

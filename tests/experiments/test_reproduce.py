@@ -102,7 +102,7 @@ def test_a_mistake_is_one_message(command: Command, tmp_path: Path, arguments: l
 
 def test_every_experiment_of_the_issue_has_a_file_and_a_twin():
     whole = {"table1", "table2", "table3", "table4", "table_a1", "figure2", "figure3", "figure4"}
-    whole.add("rows_vs_columns")
+    whole |= {"rows_vs_columns", "variants"}
     assert set(EXPERIMENTS) == whole | {f"mini_{name}" for name in whole}
 
 
@@ -169,6 +169,17 @@ def test_published_options_of_the_paper_s_models_are_in_their_rows(parsed):
     assert script.method is None
 
 
+def test_variants_have_the_published_options_of_the_method_whose_name_they_bear(parsed):
+    (table,) = parsed("experiment=variants").make.args
+    rows = {row.label: row.merge for row in table.rows}
+    for label in ("KnOTS-TIES", "KnOTS-TIES (Core Space)", "KnOTS-TIES (TARA)"):
+        assert (rows[label].options["scale"], rows[label].options["density"]) == (0.6, 0.2)
+        assert "KnOTS@baa35e8" in rows[label].description["source"]
+    assert rows["KnOTS-TIES (Core Space)"].label == "knots_ties_unscaled"
+    dare = rows["KnOTS-DARE-TIES (TARA)"]
+    assert (dare.label, dare.seed, dare.options["dare_rng"]) == ("knots_dare_ties_count", 421, "reference")
+
+
 def test_table_1_shows_the_published_figures_though_nothing_was_run(parsed):
     from knots.pipelines.reproduce.tables import published_figure
 
@@ -183,6 +194,12 @@ def test_table_1_shows_the_published_figures_though_nothing_was_run(parsed):
     rows = {row.label: row for row in table.rows}
     assert published_figure(table, rows["Fisher"], "average").published == 63.9
     assert published_figure(table, rows["KnOTS-TIES"], "average").published == 68.0
+    (table,) = parsed("experiment=variants").make.args
+    rows = {row.label: row for row in table.rows}
+    assert published_figure(table, rows["TIES (TARA)"], "svhn").published == 45.3
+    assert published_figure(table, rows["TIES"], "svhn").published == 44.6
+    assert published_figure(table, rows["KnOTS-TIES (Core Space)"], "average").published == 74.02
+    assert published_figure(table, rows["KnOTS-TIES (TARA)"], "average").published is None
     (table,) = parsed("experiment=table4").make.args
     rows = {row.label: row for row in table.rows}
     assert published_figure(table, rows["KnOTS-TIES"], "hits@3").published == 68.1

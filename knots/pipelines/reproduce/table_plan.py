@@ -27,6 +27,12 @@ LABELS = {
     "knots_ties": "KnOTS-TIES",
     "knots_dare_ties": "KnOTS-DARE-TIES",
     "knots_rows_ties": "KnOTS-TIES (rows)",
+    "knots_ties_unscaled": "KnOTS-TIES (Core Space)",
+    "knots_tsv_unscaled": "KnOTS-TSV (Core Space)",
+    "ties_count": "TIES (TARA)",
+    "dare_ties_count": "DARE-TIES (TARA)",
+    "knots_ties_count": "KnOTS-TIES (TARA)",
+    "knots_dare_ties_count": "KnOTS-DARE-TIES (TARA)",
     "core_ties": "Core-TIES",
     "core_tsv": "Core-TSV",
 }
@@ -64,11 +70,13 @@ class RowPlan:
         label: stands at its left.
         method: its name in the file of published figures; None where none were published for this row.
         plan: the run, or the search for its options.
+        table: whose figures it is compared with; None: those of the table's paper.
     """
 
     label: str
     method: str | None
     plan: MethodPlan
+    table: str | None = None
 
     @property
     def merge(self) -> MergePlan:
@@ -163,8 +171,17 @@ def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose)
             text("experiment.rows.label", row["label"]),
         )
         further = names_of("experiment.rows.overrides", row["overrides"])
-        known = method if flag("experiment.rows.published", row["published"]) else None
-        yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose))
+        known, table = _compared(method, row["published"])
+        yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose), table)
+
+
+def _compared(method: str, value: object) -> tuple[str | None, str | None]:
+    """With which published figures a row is compared: the method, and the table where it is not the paper's."""
+    if isinstance(value, Mapping):
+        check_keys("experiment.rows.published", value, ("table", "method"))
+        table, method = (text(f"experiment.rows.published.{key}", value[key]) for key in ("table", "method"))
+        return method, table
+    return (method if flag("experiment.rows.published", value) else None), None
 
 
 def _label(method: str, plan: MethodPlan) -> str:

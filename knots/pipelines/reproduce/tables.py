@@ -76,7 +76,10 @@ def published_figure(plan: TablePlan, row: RowPlan, column: str) -> Cell:
     hits = column.startswith("hits@")
     metric = column if hits else "accuracy" if row.whole else "normalized_accuracy"
     where = {"method": row.method, "metric": metric, "column": AVERAGE if hits else column}
-    return published_cell(plan.published, plan.paper, **where)
+    paper = plan.paper
+    if paper is not None and row.table is not None:
+        paper = replace(paper, tables=(row.table,))
+    return published_cell(plan.published, paper, **where)
 
 
 def _seeds_rows(plan: TablePlan, row: RowPlan, search: SearchOutcome) -> list[Row]:
