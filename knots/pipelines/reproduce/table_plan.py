@@ -176,7 +176,7 @@ def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose)
 
 
 def _compared(method: str, value: object) -> tuple[str | None, str | None]:
-    """With which published figures a row is compared: the method, and the table where it is not the paper's."""
+    """The method whose published figures a row is compared with, and their table if not the paper's."""
     if isinstance(value, Mapping):
         check_keys("experiment.rows.published", value, ("table", "method"))
         table, method = (text(f"experiment.rows.published.{key}", value[key]) for key in ("table", "method"))
