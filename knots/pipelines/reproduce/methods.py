@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from knots.errors import KnotsError
@@ -29,16 +29,19 @@ METHOD_KEYS = ("common", "rows", "settings", "search")
 """What `parse_methods` reads."""
 
 
-def parse_methods(values: Mapping[str, Any], compose: Compose) -> dict[str, MethodPlan]:
+def parse_methods(
+    values: Mapping[str, Any], compose: Compose, *, modes: Sequence[str] = ("per_task",)
+) -> dict[str, MethodPlan]:
     """Each method's run over all tasks, or the search for its options.
 
     Args:
         values: plain values with the keys of `METHOD_KEYS`, as those of a table.
         compose: composes a method's configuration.
+        modes: of the evaluation that are allowed.
 
     Raises:
-        KnotsError: a name is unknown, a value has the wrong type, a method is a baseline, or the classes of
-            all tasks are asked for.
+        KnotsError: a name is unknown, a value has the wrong type, a method is a baseline, or another mode is
+            asked for.
     """
     search = parse_settings(values)
     common = names_of("experiment.common", values["common"])
@@ -50,8 +53,9 @@ def parse_methods(values: Mapping[str, Any], compose: Compose) -> dict[str, Meth
         merge = merge_of(plan)
         if not BASELINES[merge.kind]:
             raise KnotsError(f"experiment.rows: {method} is a baseline; name methods, as [ties,knots_ties]")
-        if merge.scoring.mode != "per_task":
-            raise KnotsError(f"experiment.common: eval={merge.scoring.mode}; eval=per_task is needed")
+        if merge.scoring.mode not in modes:
+            wanted = " or ".join(f"eval={mode}" for mode in modes)
+            raise KnotsError(f"experiment.common: eval={merge.scoring.mode}; {wanted} is needed")
     return plans
 
 

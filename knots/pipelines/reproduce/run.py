@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from knots.pipelines.reproduce.claims import parse_claims, run_claims
 from knots.pipelines.reproduce.count_plan import parse_counts
 from knots.pipelines.reproduce.counts import run_counts
 from knots.pipelines.reproduce.experiment import Compose, Experiment, Product, keep
@@ -31,6 +32,7 @@ KINDS: Mapping[str, tuple[Parse, Callable[[Any, Console], Product]]] = {
     "counts": (parse_counts, run_counts),
     "ranks": (parse_ranks, run_ranks),
     "universes": (parse_universes, run_universes),
+    "claims": (parse_claims, run_claims),
 }
 """Kinds of experiments: what reads their configuration, and what runs them."""
 

@@ -19,8 +19,9 @@ from knots.errors import KnotsError
 from knots.evaluation.intervals import mean_interval
 from knots.pipelines import MergePlan, merge, run_merge
 from knots.pipelines.reproduce.count_plan import CountsPlan, draw_subsets, parse_counts
-from knots.pipelines.reproduce.counts import merge_some, run_counts
+from knots.pipelines.reproduce.counts import run_counts
 from knots.pipelines.reproduce.experiment import Experiment, Product, keep
+from knots.pipelines.reproduce.subsets import merge_some
 from knots.pipelines.search.plan import Procedure, SearchPlan
 from knots.reporting.published import Published
 from knots.reporting.sheets import Cell

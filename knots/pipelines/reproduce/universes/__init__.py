@@ -1,9 +1,10 @@
 """Methods over several sets of adapters that were trained independently: what is luck, and what is method."""
 
 from knots.pipelines.reproduce.universes.plan import UniversesPlan, in_universe, parse_universes
-from knots.pipelines.reproduce.universes.run import collect, run_universes, universe_panel
+from knots.pipelines.reproduce.universes.run import Outcomes, collect, run_universes, universe_panel
 
 __all__ = [
+    "Outcomes",
     "UniversesPlan",
     "collect",
     "in_universe",

@@ -77,19 +77,18 @@ def parse_universes(
     return UniversesPlan(experiment, rows, universes, inits, similarity)
 
 
-def parse_numbers(given: object) -> tuple[int, ...]:
+def parse_numbers(given: object, *, least: int = LEAST) -> tuple[int, ...]:
     """The universes of `experiment.universes`.
 
     Raises:
-        KnotsError: it is no list of at least two different whole numbers.
+        KnotsError: it is no list of different whole numbers, `least` of them at least.
     """
+    where = "experiment.universes"
     if isinstance(given, str) or not isinstance(given, Sequence):
-        raise KnotsError(f"experiment.universes={given!r}; a list of whole numbers is needed, as [0,1,2]")
-    universes = tuple(whole("experiment.universes", number, least=0) for number in given)
-    if len(set(universes)) < max(LEAST, len(universes)):
-        raise KnotsError(
-            f"experiment.universes={list(universes)}; at least {LEAST} different ones are needed"
-        )
+        raise KnotsError(f"{where}={given!r}; a list of whole numbers is needed, as [0,1,2]")
+    universes = tuple(whole(where, number, least=0) for number in given)
+    if len(set(universes)) < max(least, len(universes)):
+        raise KnotsError(f"{where}={list(universes)}; at least {least} different ones are needed")
     return universes
 
 
@@ -118,11 +117,14 @@ def in_universe(row: MethodPlan, universe: int, shared_init: bool = True) -> Met
     return replace(row, model=model, config=config)
 
 
-def analysis_in(plan: AnalysisPlan, universe: int, shared_init: bool) -> AnalysisPlan:
-    """A comparison of another set's updates."""
+def analysis_in(plan: AnalysisPlan, universe: int, shared_init: bool = True) -> AnalysisPlan:
+    """A comparison of another set's updates, and of full fine-tunes where those are sets too."""
     config = _config(plan.config, universe, shared_init)
     model = parse_model(config["model"], config["adapters"], universe=universe, shared_init=shared_init)
-    return replace(plan, model=model, config=config)
+    full = plan.full
+    if full is not None and full.universe is not None:
+        full = replace(full, universe=universe)
+    return replace(plan, model=model, full=full, config=config)
 
 
 def _config(config: Mapping[str, Any], universe: int, shared_init: bool) -> dict[str, Any]:

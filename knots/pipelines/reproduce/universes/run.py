@@ -76,7 +76,9 @@ def collect(
         shared_init: which kind of sets.
     """
     found: Outcomes = {method: {} for method in rows}
-    for universe in universes:
+    for place, universe in enumerate(universes):
+        if place:
+            runner.forget()
         for method, row in rows.items():
             label = f"{label_of(method)}, universe {universe}{'' if shared_init else ', own init'}"
             run = partial(run_method, runner, in_universe(row, universe, shared_init))
@@ -84,7 +86,6 @@ def collect(
             if outcome is not None:
                 found[method][universe] = best = best_of(outcome)
                 product.named(*best.baselines.values(), best.run)
-        runner.forget()
     return found
 
 
