@@ -78,6 +78,13 @@ def test_precision_is_the_models_own_unless_it_is_chosen():
     assert parse_merge(composed("model=llama3_8b", "precision=32")).scoring.precision == "32"
 
 
+def test_a_merge_in_full_may_be_named_in_a_sweep_over_ranks():
+    ranks = {
+        value: parse_merge(composed(f"max_rank={value}")).max_rank for value in ("full", "null", "16", "8")
+    }
+    assert ranks == {"full": None, "null": None, "16": 16, "8": 8}
+
+
 def test_the_published_seed_counts_unless_the_user_names_one():
     assert parse_merge(composed("model=vit_b_32", "merge=dare_ties")).seed == 424
     assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", "seed=0")).seed == 0
@@ -248,6 +255,7 @@ def test_every_suite_is_a_plan_with_a_model_that_names_it():
         ("batch_size=null", r"batch_size=None; a whole number of 1 or more"),
         ("seed=-1", r"seed=-1; a whole number of 0 or more"),
         ("max_rank=1.5", r"max_rank=1.5; a whole number"),
+        ("max_rank=whole", r"max_rank='whole'; a whole number"),
         ("split=tset", r"unknown split 'tset'; did you mean 'test'"),
         ("eval.mode=joined", r"unknown eval.mode 'joined'; did you mean 'joint'"),
         ("eval.protocol=fp16", r"unknown eval.protocol 'fp16'"),

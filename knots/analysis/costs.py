@@ -98,7 +98,7 @@ def _peak_on_cuda(make: Callable[[], None], device: torch.device) -> int:
     before = torch.cuda.memory_allocated(device)
     make()
     _wait(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
 def peak_on_cpu(make: Callable[[], object]) -> int:

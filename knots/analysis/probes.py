@@ -42,19 +42,18 @@ def factor_change(adapters: Sequence[Adapter], merge: Merge, *, seed: int = 0) -
         merge: merges them.
         seed: of the factor changes.
     """
-    changed = [
-        _with_updates(adapter, lambda module, update, a=adapter: _refactored(update, a.name, module, seed))
-        for adapter in adapters
-    ]
-    return relative_change(merge(changed), merge(adapters))
+    return relative_change(merge([_refactored(adapter, seed) for adapter in adapters]), merge(adapters))
 
 
-def _refactored(update: Update, task: str, module: str, seed: int) -> Update:
-    if not isinstance(update, LowRank):
-        return update
-    generator = named_generator(seed, "factor change", task, module)
-    g = _general(update.rank, generator).to(update.b.device)
-    return LowRank((update.b.double() @ g).float(), torch.linalg.solve(g, update.a.double()).float())
+def _refactored(adapter: Adapter, seed: int) -> Adapter:
+    def change(module: str, update: Update) -> Update:
+        if not isinstance(update, LowRank):
+            return update
+        generator = named_generator(seed, "factor change", adapter.name, module)
+        g = _general(update.rank, generator).to(update.b.device)
+        return LowRank((update.b.double() @ g).float(), torch.linalg.solve(g, update.a.double()).float())
+
+    return _with_updates(adapter, change)
 
 
 def _general(rank: int, generator: torch.Generator) -> Tensor:
@@ -63,7 +62,8 @@ def _general(rank: int, generator: torch.Generator) -> Tensor:
         torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=torch.float64)).Q for _ in range(2)
     )
     half = math.log10(CONDITION) / 2
-    return left * torch.logspace(-half, half, rank, dtype=torch.float64) @ right
+    values = torch.logspace(-half, half, rank, dtype=torch.float64)
+    return torch.mm(left * values, right)
 
 
 def reordering(adapters: Sequence[Adapter], merge: Merge, *, seed: int = 0) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,7 +16,7 @@ from knots.adapters import Adapter
 from knots.adapters.shortening import shorten_all
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
-from knots.merging import merge
+from knots.merging import Prepared, merge
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
 from knots.pipelines.trainers import quiet_trainer
@@ -49,8 +50,7 @@ def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> tuple[Adapt
     Returns:
         The merge, and the relative error that shortening it to the plan's rank cost; None where it is whole.
     """
-    statistics = _statistics(plan, shop, device)
-    found = merge(shop.prepared, **plan.options, **statistics, seed=plan.seed, device=device)
+    found = merger(plan, shop, device)(shop.prepared)
     cost = None
     if plan.max_rank is not None:
         short, cost = shorten_all(found.updates, plan.max_rank)
@@ -59,6 +59,14 @@ def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> tuple[Adapt
         return found, cost
     heads = zip(plan.suite.task_names, shop.task_heads, strict=True)
     return replace(found, heads={f"{task}.weight": head for task, head in heads}), cost
+
+
+def merger(
+    plan: MergePlan, shop: Workshop, device: torch.device
+) -> Callable[[Sequence[Adapter] | Prepared], Adapter]:
+    """What merges adapters of the plan's tasks as the plan says, before anything is shortened."""
+    statistics = _statistics(plan, shop, device)
+    return partial(merge, **plan.options, **statistics, seed=plan.seed, device=device)
 
 
 def _statistics(plan: MergePlan, shop: Workshop, device: torch.device) -> Mapping[str, Any]:

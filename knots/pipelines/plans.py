@@ -32,6 +32,7 @@ BASELINES: Mapping[str, tuple[str, ...]] = {
 
 NORMALIZERS = ("measured", "published")
 AUTO = "auto"
+FULL = "full"
 
 # The options of `knots.merge` by the type of their values; every other key is an option of the rule.
 NUMBERS = ("scale", "density", "drop", "cutoff")
@@ -181,7 +182,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     kind = choice("merge.kind", merge.get("kind"), KINDS)
     if kind == "ensemble" and modality == "language":
         raise KnotsError(f"merge=ensemble: suite {suite.name!r} is of language, which has no ensemble")
-    rank = config["max_rank"]
+    rank = None if config["max_rank"] == FULL else config["max_rank"]
     return MergePlan(
         model=model,
         suite=suite,

@@ -42,11 +42,15 @@ def reproduced(place: Path, name: str, *arguments: str) -> tuple[str, dict]:
 
 
 def check_table(place: Path, record: dict, rows: list[str]) -> None:
-    (sheet,) = record["sheets"]
+    sheet, costs = record["sheets"]
     assert [row["label"] for row in sheet["rows"] if "seeds" not in row["label"]] == rows
     assert check_sheet(place / "outputs", sheet) == len(rows) * len(sheet["columns"])
     assert check_seeds(place / "outputs", sheet) == sum("DARE" in row for row in rows)
     assert all(row["missing"] is None for row in sheet["rows"])
+    merged = [row for row in rows if row not in (*BASELINES, "Base (own heads)", "Ensemble")]
+    assert [row["label"] for row in costs["rows"]] == merged
+    assert costs["columns"][-1].endswith(", rank 8")
+    assert check_sheet(place / "outputs", costs) == 3 * len(merged)
 
 
 @pytest.mark.parametrize(("name", "tasks", "rows"), [

@@ -54,6 +54,12 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     with (folder / "tables" / "mini_table1.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert len(cells) == len(rows) * 9
+    costs = record["sheets"][1]
+    assert [row["label"] for row in costs["rows"]] == [row for row in rows[2:] if "seeds" not in row]
+    assert [column for column in costs["columns"] if "rank " in column] == [
+        "average, rank 16",
+        "average, rank 8",
+    ]
     # The same command finds everything and shows the same.
     again = command("reproduce", ["experiment=mini_table1", *tiny_run])
     assert again.code == 0
@@ -91,6 +97,8 @@ def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(
     (["overrides=batchsize=3"], "batchsize"),
     (["experiment.settings=tuned"], "experiment.settings"),
     (["+experiment.colour=red"], "unknown key of 'experiment'"),
+    (["experiment.max_ranks=8"], "experiment.max_ranks=8; a list of ranks is needed"),
+    (["experiment.costs=1"], "experiment.costs=1; true or false"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(command: Command, tmp_path: Path, arguments: list[str], message: str):
     done = command("reproduce", [f"paths.output_dir={tmp_path}/outputs", *arguments])

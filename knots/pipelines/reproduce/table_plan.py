@@ -10,7 +10,7 @@ from knots.errors import KnotsError
 from knots.pipelines.plans import MergePlan, parse_merge
 from knots.pipelines.reproduce.experiment import Compose, Experiment
 from knots.pipelines.search.plan import SearchPlan, parse_search
-from knots.pipelines.values import check_keys, choice, flag, names_of, text
+from knots.pipelines.values import check_keys, choice, flag, names_of, text, whole
 from knots.reporting.comparison import HITS
 from knots.reporting.published import Published
 
@@ -98,12 +98,16 @@ class TablePlan:
         rows: from top to bottom.
         paper: what it is compared with; None for nothing.
         published: all published figures.
+        costs: whether a sheet says what the merges cost.
+        max_ranks: ranks that the merges are shortened to in that sheet.
     """
 
     experiment: Experiment
     rows: tuple[RowPlan, ...]
     paper: Paper | None
     published: Published
+    costs: bool = False
+    max_ranks: tuple[int, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -114,7 +118,7 @@ class TablePlan:
         return (*first.suite.task_names, AVERAGE)
 
 
-KEYS = ("name", "kind", "title", "paper", "common", "rows", "settings", "search")
+KEYS = ("name", "kind", "title", "paper", "common", "rows", "settings", "search", "costs", "max_ranks")
 SETTINGS = ("published", "search")
 
 
@@ -134,7 +138,20 @@ def parse_table(
     """
     check_keys("experiment", values, KEYS)
     rows = tuple(_parse_rows(values, parse_settings(values), compose))
-    return TablePlan(experiment, rows, parse_paper(values["paper"]), published)
+    return TablePlan(
+        experiment,
+        rows,
+        parse_paper(values["paper"]),
+        published,
+        costs=flag("experiment.costs", values["costs"]),
+        max_ranks=_parse_ranks(values["max_ranks"]),
+    )
+
+
+def _parse_ranks(value: object) -> tuple[int, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise KnotsError(f"experiment.max_ranks={value!r}; a list of ranks is needed, as [16,8]")
+    return tuple(whole("experiment.max_ranks", rank) for rank in value)
 
 
 def parse_settings(values: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
+from knots.pipelines.reproduce.costs import add_costs
 from knots.pipelines.reproduce.experiment import NOT_RUN, Picture, Product, Runner
 from knots.pipelines.reproduce.methods import (
     Found,
@@ -40,6 +41,8 @@ def run_table(plan: TablePlan, console: Console) -> Product:
             found[row.label] = outcome
             product.took(best_of(outcome))
     product.sheets.append(_sheet(plan, found, product.failures))
+    if plan.costs:
+        add_costs(plan, runner, found, product)
     if found:
         product.pictures["bars"] = _picture(plan, found)
     return product
