@@ -114,4 +114,4 @@ def peak_on_cpu(make: Callable[[], object]) -> int:
     results = watched.profiler.kineto_results if watched.profiler is not None else None
     events = [] if results is None else [e for e in results.events() if e.name() == MEMORY_EVENT]
     steps = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
-    return max([0, *accumulate(steps)])
+    return int(max([0, *accumulate(steps)]))

@@ -78,6 +78,40 @@ def test_a_table_that_is_there_is_shown_without_running_anything(place: Path):
     assert "KnOTS-DARE-TIES, mean of 5 seeds" in again
 
 
+def test_a_card_of_claims_says_the_same_when_it_is_read_again(place: Path):
+    """Two universes, few items, fine-tunes of few steps; no verdict is asked for."""
+    few = [
+        *("experiment.universes=[0,1]", "experiment.counts.subsets={2:1,4:1}"),
+        f"overrides={fewer(TASKS)} finetune.steps=20 finetune.validate_every=20",
+    ]
+    out, record = reproduced(place, "mini_claims", *few)
+    card, ranking, methods = record["sheets"]
+    assert len(card["rows"]) == 10
+    for row in card["rows"]:
+        estimate, detectable, verdict = row["cells"]
+        assert row["missing"] is None
+        assert estimate["interval"][0] <= estimate["ours"] <= estimate["interval"][1]
+        assert float(detectable["text"]) > 0
+        assert verdict["text"] in out
+    averages = {row["label"]: row["cells"][0]["ours"] for row in methods["rows"]}
+    gap = averages["KnOTS-TIES"] - averages["TIES"]
+    assert card["rows"][2]["cells"][0]["ours"] == pytest.approx(gap)
+    assert "Kendall's tau-b" in ranking["notes"][0]
+    again, same = reproduced(place, "mini_claims", *few)
+    assert "evaluating" not in again
+    assert same["sheets"] == record["sheets"]
+
+
+def test_universes_stand_beside_each_other(place: Path):
+    few = ["experiment.universes=[0,1]", "experiment.rows=[task_arithmetic,ties,knots_ties]"]
+    _, record = reproduced(place, "mini_universes", *few, f"overrides={fewer(TASKS)}")
+    means, differences, ranking = record["sheets"]
+    labels = [row["label"] for row in means["rows"]]
+    assert labels[::2] == ["Task Arithmetic", "TIES", "KnOTS-TIES", "minimal detectable difference"]
+    assert len(differences["rows"]) == 3
+    assert "Kendall's W" in ranking["notes"][0]
+
+
 def test_one_page_shows_all_of_them(place: Path):
     type_command(place, "report.py", [])
     page = (place / "outputs" / "report" / "report.html").read_text()

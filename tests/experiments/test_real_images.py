@@ -4,10 +4,13 @@ Data folders are given on the command line, in place of the ids of `vision8`. Wh
 learn from real pictures and that every step takes them; the numbers are those of a very small model.
 """
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.experiments.recomputing import kept
 from tests.experiments.rehearsing import all_metrics, check_trained, type_command
 from tests.rehearsal import task_config
 from tests.wider_base import widen
@@ -35,17 +38,23 @@ def run(place: Path, shared: Path):
         place / "base",
         [t.replace("{}", c) for config in configs for c in config["classes"] for t in config["templates"]],
     )
-    arguments = [
-        *("suite=vision8", f"model.base={place}/base", "tasks=[gtsrb,mnist,dtd]"),
-        *("logger=none", "trainer=cpu", f"paths.cache_dir={place}/cache"),
+    own = ["logger=none", "trainer=cpu", f"paths.cache_dir={place}/cache"]
+    chosen = ["suite=vision8", "tasks=[gtsrb,mnist,dtd]"]
+    subject = [
+        f"model.base={place}/base",
         *(f"suite.tasks.{task}.source.path={shared / 'data' / task}" for task in TASKS),
         *(f"suite.tasks.{task}.sizes.{split}={n}" for task in TASKS for split, n in SIZES[task].items()),
         # This copy of the textures has a validation split of its own.
         *("suite.tasks.dtd.source.validation=null", "suite.tasks.dtd.source.splits.validation=validation"),
     ]
 
-    def run(script: str, *overrides: str) -> str:
-        return type_command(place, script, [*overrides, *arguments])
+    def run(script: str, *overrides: str, further: Sequence[str] = ()) -> str:
+        """For an experiment, `further` goes to what it is made of, with data and base."""
+        if script == "reproduce.py":
+            return type_command(
+                place, script, [*overrides, *own, f"overrides={' '.join([*subject, *further])}"]
+            )
+        return type_command(place, script, [*overrides, *own, *chosen, *subject])
 
     return run
 
@@ -77,3 +86,25 @@ def test_everything_is_measured_on_real_images(adapters: str, run, place: Path):
     assert found["finetuned"]["joint"]["hits@1"] > found["zero_shot"]["joint"]["hits@1"]
     merged = found["knots_ties"]["per_task"]["mnist"]
     assert merged["normalized"] == pytest.approx(100 * merged["accuracy"] / finetuned["mnist"])
+
+
+def test_the_claims_are_measured_on_real_images_too(adapters: str, run, place: Path):
+    """A set of adapters is there, another one is trained; no verdict is asked for."""
+    shutil.copytree(place / "outputs" / "finetune" / "mini_clip", place / "outputs/finetune/real/universe_0")
+    out = run(
+        "reproduce.py",
+        *("experiment=real_claims", "experiment.universes=[0,1]"),
+        further=["finetune.steps=100", "finetune.validate_every=100"],
+    )
+    record = kept(place / "outputs", "real_claims")
+    card, ranking, _ = record["sheets"]
+    found = {row["label"]: row["cells"] for row in card["rows"] if row["missing"] is None}
+    assert set(found) == {
+        *("KnOTS-TIES above TIES", "with DARE: near zero", "columns above rows", "ensemble worst jointly"),
+        *("RegMean below TA", "collapse at large scales"),
+    }
+    for estimate, _, verdict in found.values():
+        low, high = estimate["interval"]
+        assert low <= estimate["ours"] <= high
+        assert verdict["text"] in out
+    assert "Kendall's tau-b" in ranking["notes"][0]

@@ -1,4 +1,4 @@
-"""Which differences are real: paired tests, bootstraps over universes and items, power, agreement of rankings.
+"""Which differences are real: paired tests, bootstraps over universes and items, power, rankings.
 
 All numbers are fractions. Nothing here reads run folders.
 """

@@ -32,7 +32,7 @@ def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> floa
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values adjusted for being several (Holm, Scandinavian Journal of Statistics 6, 1979), in their order.
+    """Adjust p values for being several, in their order (Holm, Scandinavian Journal of Statistics 6, 1979).
 
     Raises:
         KnotsError: one is not between 0 and 1.

@@ -187,7 +187,7 @@ def _check_same(task: str, scored: Sequence[tuple[str, _Scores]]) -> int:
         if len(differ):
             raise KnotsError(
                 f"task {task!r}: {name!r} and {first!r} have other labels for {len(differ)} items, as "
-                f"{_named(differ.tolist())}: they are not of the same split, or their classes are ordered otherwise"
+                f"{_named(differ.tolist())}: other splits, or classes in another order"
             )
     return len(expected.item)
 

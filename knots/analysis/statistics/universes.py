@@ -22,7 +22,7 @@ BLOCK = 2_000_000
 """Items that are drawn at once: what is in memory does not grow with the number of draws."""
 
 FEW = 16
-"""Outcomes are drawn together where an item has fewer than 1 / FEW as many as there are items."""
+"""Items for each distinct outcome, from which on outcomes are drawn in place of items: it is faster then."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def _universes(values: Floats, generator: np.random.Generator, draws: int) -> Fl
     chosen = generator.multinomial(count, np.full(count, 1 / count), size=draws) / count
     freedom = count - 1
     longer = np.sqrt(count / freedom) * np.sqrt(freedom / generator.chisquare(freedom, size=draws))
-    return (longer[:, None] * chosen) @ (values - values.mean(axis=0))
+    deviations: Floats = (longer[:, None] * chosen) @ (values - values.mean(axis=0))
+    return deviations
 
 
 def _sharing(drawn: Floats) -> Floats:
@@ -155,7 +156,9 @@ def _sharing(drawn: Floats) -> Floats:
         drawn: [S, U, M], values in each universe on drawn items.
     """
     drawn = drawn[np.isfinite(drawn).all(axis=(1, 2))]
-    draws, universes, _ = drawn.shape
+    draws, universes, predictors = drawn.shape
+    if draws < 2 or predictors == 0:
+        return np.eye(predictors)
     deviations = drawn - drawn.mean(axis=0)
     means = deviations.mean(axis=1)
     total = means.T @ means / draws
@@ -166,32 +169,31 @@ def _sharing(drawn: Floats) -> Floats:
     roots = np.sqrt(sizes[kept])
     white, colour = axes[:, kept] / roots, axes[:, kept] * roots
     shares, turns = np.linalg.eigh(white.T @ shared @ white)
-    return white @ (turns * np.sqrt(shares.clip(0, 1))) @ turns.T @ colour.T
+    shrinking: Floats = white @ (turns * np.sqrt(shares.clip(0, 1))) @ turns.T @ colour.T
+    return shrinking
 
 
 def _averages(
     panel: Panel, generator: np.random.Generator, draws: int, pooled: bool
 ) -> tuple[Floats, Floats]:
     """Measured averages [U, M], and those of drawn items [S, U, M]."""
-    universes, predictors = panel.universes, len(panel.predictors)
+    shape = panel.universes, len(panel.predictors)
     sizes = np.array([float(n) if pooled else 1.0 for n in panel.items.values()])
     weights = panel.scored * sizes
-    weights /= weights.sum(axis=1, keepdims=True)
-    measured, drawn = np.zeros((universes, predictors)), np.zeros((draws, universes, predictors))
+    weights /= weights.sum(axis=1, keepdims=True).clip(1)
+    reference = None if pooled else panel.reference
+    averages = np.zeros((1 + draws, *shape))  # the first are those measured
     for place, task in enumerate(panel.tasks):
-        columns = panel.right[task].reshape(universes * predictors, -1)
-        divided = panel.reference is not None and not pooled
-        if panel.reference is not None and divided:
-            columns = np.concatenate([columns, panel.reference[task]])
-        for total, shares in (
-            (measured[None], columns.mean(axis=1)[None]),
-            (drawn, _drawn_shares(columns, generator, draws)),
-        ):
-            own = shares[:, : universes * predictors].reshape(len(shares), universes, predictors)
-            if divided:
-                own = _ratio(own, shares[:, universes * predictors :, None])
-            total += np.where(weights[:, place] > 0, own * weights[:, place], 0.0)
-    return measured, drawn
+        columns = panel.right[task].reshape(shape[0] * shape[1], -1)
+        if reference is not None:
+            columns = np.concatenate([columns, reference[task]])
+        shares = np.concatenate([columns.mean(axis=1)[None], _drawn_shares(columns, generator, draws)])
+        own = shares[:, : shape[0] * shape[1]].reshape(-1, *shape)
+        if reference is not None:
+            own = _ratio(own, shares[:, shape[0] * shape[1] :, None])
+        averages += np.where(panel.scored[:, place], own * weights[:, place], 0.0)
+    averages[..., ~panel.scored.any(axis=1)] = np.nan
+    return averages[0], averages[1:]
 
 
 def _ratio(shares: Floats, reference: Floats) -> Floats:
@@ -213,7 +215,7 @@ def _drawn_shares(columns: Bools, generator: np.random.Generator, draws: int) ->
         packed, axis=0, return_index=True, return_inverse=True, return_counts=True
     )
     patterns = columns[:, first].T.astype(np.float32)
-    shares = np.empty((draws, len(columns)))
+    hits: Floats = np.empty((draws, len(columns)))
     size = max(1, BLOCK // items)
     for start in range(0, draws, size):
         rows = min(size, draws - start)
@@ -224,5 +226,6 @@ def _drawn_shares(columns: Bools, generator: np.random.Generator, draws: int) ->
             chosen += len(counts) * np.arange(rows)[:, None]
             drawn = np.bincount(chosen.ravel(), minlength=rows * len(counts)).reshape(rows, -1)
         # Whole numbers below 2^24: exact in float32.
-        shares[start : start + rows] = drawn.astype(np.float32) @ patterns
-    return shares / items
+        hits[start : start + rows] = drawn.astype(np.float32) @ patterns
+    hits /= items
+    return hits
