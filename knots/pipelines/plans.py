@@ -143,8 +143,16 @@ class MergePlan:
             **options,
             **extra,
             "max_rank": self.max_rank,
+            **self._adapters,
             **given,
         }
+
+    @property
+    def _adapters(self) -> dict[str, Any]:
+        """Which adapters a result is of, where there are several sets; the base's is of none."""
+        if self.kind == "zero_shot" or self.model.universe is None:
+            return {"universe": None, "shared_init": None}
+        return {"universe": self.model.universe, "shared_init": self.model.shared_init}
 
     def baseline(self, kind: str) -> MergePlan:
         """The same question put to an unmerged predictor, "zero_shot" or "finetuned"."""
@@ -191,12 +199,20 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
 
 
 def parse_subject(config: Mapping[str, Any]) -> tuple[ModelPlan, Suite]:
-    """Which model, and which tasks: the keys `model`, `adapters`, `suite` and `tasks` of a configuration.
+    """Which model and adapters, and which tasks.
+
+    Args:
+        config: with the keys `model`, `adapters`, `universe`, `shared_init`, `suite` and `tasks`.
 
     Raises:
         KnotsError: a value has the wrong type, a name is unknown, or model and suite do not fit.
     """
-    model = parse_model(config["model"], config["adapters"])
+    model = parse_model(
+        config["model"],
+        config["adapters"],
+        universe=config["universe"],
+        shared_init=flag("shared_init", config["shared_init"]),
+    )
     suite = parse_suite(config["suite"])
     if config.get("tasks") is not None:
         suite = suite.subset(names_of("tasks", config["tasks"]))

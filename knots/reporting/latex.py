@@ -31,7 +31,7 @@ WIDE = 10
 
 
 def latex(sheet: Sheet) -> str:
-    r"""A `table` environment; the document needs `\usepackage{booktabs}`."""
+    r"""A `table` environment; the document needs `\usepackage{booktabs}` and, for greyed gaps, `{xcolor}`."""
     names = 2 if sheet.compares else 1
     head = " & ".join([*[""] * names, *(_header(name) for name in sheet.columns)])
     groups = ["\n".join(text for line in row for text in _line(line, sheet)) for row in lines(sheet)]
@@ -72,9 +72,13 @@ def _ended(cells: list[str]) -> str:
 
 
 def _number(words: Words) -> str:
-    marks = (r"\dagger" if words.second_hand else "") + (str(words.note) if words.note else "")
-    number = "--" if words.number == DASH else f"${words.number}$"
-    return f"{number}$^{{{marks}}}$" if marks else number
+    signs = (*words.marks, *([str(words.note)] if words.note else []))
+    marks = "".join(sign.replace("†", r"\dagger") for sign in signs)
+    number = (
+        "--" if words.number == DASH else escaped(words.number) if words.cell.text else f"${words.number}$"
+    )
+    shown = f"\\textcolor{{gray}}{{{number}}}" if words.faint else number
+    return f"{shown}$^{{{marks}}}$" if marks else shown
 
 
 def _margin(words: Words) -> str:

@@ -29,6 +29,9 @@ CSV_COLUMNS = (
     "difference",
     "run",
     "note",
+    "text",
+    "significant",
+    "undecidable",
 )
 WIDTH = 120
 """Characters of a line in text files."""
@@ -70,8 +73,9 @@ def _markdown_cells(line: Line, sheet: Sheet) -> list[str]:
 
 def _inline(words: Words) -> str:
     """Number, dagger, note and margin on one line."""
-    marks = ("†" if words.second_hand else "") + (superscript(words.note) if words.note else "")
-    return f"{words.number}{marks}" + ("" if words.margin is None else f" ± {words.margin}")
+    marks = "".join(words.marks).replace("*", "\\*") + (superscript(words.note) if words.note else "")
+    number = _markdown(words.number) if words.cell.text else words.number
+    return f"{number}{marks}" + ("" if words.margin is None else f" ± {words.margin}")
 
 
 def _markdown(words: str) -> str:
@@ -101,7 +105,9 @@ def _csv_values(row: Row, column: str, cell: Cell) -> list[object]:
     second_hand = None if cell.published is None else str(cell.second_hand).lower()
     note = "; ".join(filter(None, [row.missing, cell.note])) or None
     own = [cell.ours, low, high, cell.published, second_hand, cell.difference, cell.run]
-    return [row.label, column, *own, note]
+    faint = None if cell.published is None else str(cell.faint).lower()
+    star = None if cell.ours is None else str(cell.star).lower()
+    return [row.label, column, *own, note, cell.text, star, faint]
 
 
 def _csv_value(value: object) -> object:
@@ -150,10 +156,12 @@ def _html_cell(line: Line, words: Words, linked: Container[str]) -> str:
     number, cell = escape(words.number), words.cell
     if line.kind == OURS and cell.run and cell.run in linked:
         number = f'<a href="#run-{escape(cell.run)}">{number}</a>'
-    marks = ("<sup>†</sup>" if words.second_hand else "") + (f"<sup>{words.note}</sup>" if words.note else "")
+    signs = (*words.marks, *([str(words.note)] if words.note else []))
+    marks = "".join(f"<sup>{sign}</sup>" for sign in signs)
     margin = "" if words.margin is None else f" <small>±{words.margin}</small>"
     title = _title(words) if line.kind == OURS else ""
-    return f"<td{title}>{number}{marks}{margin}</td>"
+    faint = ' class="faint"' if words.faint else ""
+    return f"<td{faint}{title}>{number}{marks}{margin}</td>"
 
 
 def _title(words: Words) -> str:

@@ -23,6 +23,9 @@ class Cell:
         interval: lower and upper end of the 95 % interval of `ours`.
         run: id of the run that `ours` comes from.
         note: what a reader of this cell must know.
+        text: what is printed in place of `ours`, for what is no number of the sheet's unit, as "1.3 s".
+        star: `ours`, a difference, is significant after a correction for all tests of the table.
+        faint: the published figure is a gap that the benchmark is too small to tell from none.
     """
 
     ours: float | None = None
@@ -31,6 +34,9 @@ class Cell:
     interval: tuple[float, float] | None = None
     run: str | None = None
     note: str | None = None
+    text: str | None = None
+    star: bool = False
+    faint: bool = False
 
     @property
     def difference(self) -> float | None:
@@ -74,6 +80,7 @@ class Sheet:
         rows: from top to bottom.
         notes: stand below.
         decimals: digits after the point that are printed; CSV has them all.
+        signed: numbers are differences, printed with their sign; ours and published ones are not subtracted.
 
     Raises:
         KnotsError: a row has more or fewer cells than there are columns.
@@ -85,6 +92,7 @@ class Sheet:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     decimals: int = 1
+    signed: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:

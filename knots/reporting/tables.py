@@ -29,7 +29,14 @@ INTERVALS = "± 95 % interval (Wilson; bootstrap over items for averages and nor
 
 # Options shown in the table of runs, with the values that go without saying.
 TOLD = {"scale": None, "density": 1.0, "drop": 0.0}
-SAID = {"trim": "model", "isotropize": False, "reduce": None, "max_rank": None}
+SAID = {
+    "trim": "model",
+    "isotropize": False,
+    "reduce": None,
+    "max_rank": None,
+    "universe": 0,
+    "shared_init": True,
+}
 SHORT = 6
 """Digits of a run id that are shown; the folder's name begins with them."""
 

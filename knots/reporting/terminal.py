@@ -86,8 +86,8 @@ def _label(line: Line) -> Text:
 def _text(line: Line, words: Words) -> Text:
     if line.missing:
         return Text("")
-    marks = ("†" if words.second_hand else "") + (superscript(words.note) if words.note else "")
-    text = Text(words.number + marks)
+    marks = "".join(words.marks) + (superscript(words.note) if words.note else "")
+    text = Text(words.number + marks, style="bright_black" if words.faint else "")
     return text if words.margin is None else text.append(f"\n±{words.margin}", style="dim")
 
 

@@ -24,6 +24,8 @@ class Words:
         margin: digits of the longer arm of its interval.
         second_hand: to be marked with a dagger.
         note: number of its note below the table.
+        star: to be marked as significant.
+        faint: to be set in grey.
         cell: where it comes from.
     """
 
@@ -32,6 +34,14 @@ class Words:
     margin: str | None = None
     second_hand: bool = False
     note: int | None = None
+    star: bool = False
+    faint: bool = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Signs that stand high behind the number, for all formats that have no others for them."""
+        signs = ("*" if self.star else "", "†" if self.second_hand else "")
+        return tuple(filter(None, signs))
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,12 @@ def lines(sheet: Sheet) -> Iterator[list[Line]]:
     """The lines of every row: one where the sheet has no published figure, else two or three."""
     notes = {note: number for number, note in enumerate(cell_notes(sheet), 1)}
     for row in sheet.rows:
-        ours = tuple(_ours(cell, sheet.decimals, notes) for cell in row.cells)
-        measured = any(cell.ours is not None for cell in row.cells)
+        ours = tuple(_ours(cell, sheet, notes) for cell in row.cells)
+        measured = any(cell.ours is not None or cell.text for cell in row.cells)
         parts = [Line(row, OURS, ours, None if measured else row.missing)]
         if sheet.compares:
-            parts.append(Line(row, PUBLISHED, tuple(_published(cell, sheet.decimals) for cell in row.cells)))
-        if any(cell.difference is not None for cell in row.cells):
+            parts.append(Line(row, PUBLISHED, tuple(_published(cell, sheet) for cell in row.cells)))
+        if not sheet.signed and any(cell.difference is not None for cell in row.cells):
             parts.append(
                 Line(row, DIFFERENCE, tuple(_difference(cell, sheet.decimals) for cell in row.cells))
             )
@@ -75,32 +85,45 @@ def cell_notes(sheet: Sheet) -> list[str]:
 def legend(sheet: Sheet) -> list[str]:
     """What the signs mean that the sheet shows."""
     said = []
+    if any(cell.star for cell in sheet.cells()):
+        said.append("*: significant at 5 %, Holm over the table")
     if any(cell.margin is not None for cell in sheet.cells()):
         said.append("±: longer arm of the 95 % interval")
     if any(cell.second_hand for cell in sheet.cells() if cell.published is not None):
         said.append("†: second-hand, seen where others repeat it")
-    if any(cell.difference is not None for cell in sheet.cells()):
+    if any(cell.faint for cell in sheet.cells() if cell.published is not None):
+        said.append("grey, in brackets: below the minimal detectable difference")
+    if not sheet.signed and any(cell.difference is not None for cell in sheet.cells()):
         said.append("difference: ours minus published, in points")
     return said
 
 
-def _ours(cell: Cell, decimals: int, notes: dict[str, int]) -> Words:
-    margin = None if cell.margin is None else f"{cell.margin:.{decimals}f}"
+def _ours(cell: Cell, sheet: Sheet, notes: dict[str, int]) -> Words:
+    margin = None if cell.margin is None else f"{cell.margin:.{sheet.decimals}f}"
     note = notes[cell.note] if cell.note else None
-    return Words(_digits(cell.ours, decimals), cell, margin=margin, note=note)
+    number = cell.text or _digits(cell.ours, sheet)
+    return Words(number, cell, margin=margin, note=note, star=cell.star)
 
 
-def _published(cell: Cell, decimals: int) -> Words:
-    marked = cell.second_hand and cell.published is not None
-    return Words(_digits(cell.published, decimals), cell, second_hand=marked)
+def _published(cell: Cell, sheet: Sheet) -> Words:
+    known = cell.published is not None
+    number, faint = _digits(cell.published, sheet), cell.faint and known
+    shown = f"({number})" if faint else number
+    return Words(shown, cell, second_hand=cell.second_hand and known, faint=faint)
 
 
 def _difference(cell: Cell, decimals: int) -> Words:
     if cell.difference is None:
         return Words(DASH, cell)
+    return Words(_signed(cell.difference, decimals), cell)
+
+
+def _digits(value: float | None, sheet: Sheet) -> str:
+    if value is None:
+        return DASH
+    return _signed(value, sheet.decimals) if sheet.signed else f"{value:.{sheet.decimals}f}"
+
+
+def _signed(value: float, decimals: int) -> str:
     # Rounded first, and zero added: no "-0.0".
-    return Words(f"{round(cell.difference, decimals) + 0.0:+.{decimals}f}", cell)
-
-
-def _digits(value: float | None, decimals: int) -> str:
-    return DASH if value is None else f"{value:.{decimals}f}"
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}"

@@ -87,6 +87,40 @@ def test_a_difference_of_nothing_has_no_minus():
     assert "+0.0" in render.markdown(sheet)
 
 
+def differences() -> Sheet:
+    cells = (
+        Cell(1.24, published=0.2, second_hand=True, faint=True, star=True),
+        Cell(-0.04, published=4.3),
+        Cell(text="1.3 s"),
+        Cell(faint=True),
+    )
+    return Sheet("d", "D", ("a", "b", "c", "e"), (Row("B - A", cells),), signed=True)
+
+
+def test_differences_are_signed_starred_and_greyed():
+    shown = render.markdown(differences())
+    assert r"| B - A | ours | +1.2\* | +0.0 | 1.3 s | - |" in shown
+    assert "|  | published | (+0.2)† | +4.3 | - | - |" in shown
+    assert "difference: ours minus" not in shown
+    assert "below the minimal detectable difference" in shown
+    assert "Holm" in shown
+    page = render.html(differences())
+    assert page.count('class="faint"') == 1
+    assert "+1.2<sup>*</sup>" in page
+    paper = render.latex(differences())
+    assert r"\textcolor{gray}{$(+0.2)$}$^{\dagger}$" in paper
+    assert "$+1.2$$^{*}$" in paper
+    text = render.plain(differences())
+    assert "+1.2*" in text
+    assert "(+0.2)†" in text
+    assert "1.3 s" in text
+    (first, second, third, fourth) = csv.DictReader(io.StringIO(render.csv(differences())))
+    assert (first["significant"], first["undecidable"]) == ("true", "true")
+    assert (second["significant"], second["undecidable"]) == ("false", "false")
+    assert (third["text"], third["ours"], third["significant"]) == ("1.3 s", "", "")
+    assert fourth["undecidable"] == ""
+
+
 def test_csv_is_long_and_exact():
     sheet = table()
     lines = list(csv.DictReader(io.StringIO(render.csv(sheet))))

@@ -19,6 +19,9 @@ CELLS = st.builds(
     interval=st.none() | st.tuples(st.floats(0, 50), st.floats(50, 100)),
     run=WORDS,
     note=WORDS,
+    text=WORDS,
+    star=st.booleans(),
+    faint=st.booleans(),
 )
 
 
@@ -39,6 +42,7 @@ def sheets(draw: st.DrawFn) -> Sheet:
         rows=tuple(draw(st.lists(rows, max_size=4))),
         notes=tuple(draw(st.lists(st.text(max_size=9), max_size=2))),
         decimals=draw(st.integers(0, 3)),
+        signed=draw(st.booleans()),
     )
 
 

@@ -1,0 +1,27 @@
+"""Which differences are real: paired tests, bootstraps over universes and items, power, agreement of rankings.
+
+All numbers are fractions. Nothing here reads run folders.
+"""
+
+from knots.analysis.statistics.agreement import Concordance, concordance, rank_correlation
+from knots.analysis.statistics.paired import holm, mcnemar, normal_p
+from knots.analysis.statistics.panel import Panel, panel
+from knots.analysis.statistics.power import DISCORDANT, detectable, planned_error
+from knots.analysis.statistics.universes import Draws, Estimate, hierarchical
+
+__all__ = [
+    "DISCORDANT",
+    "Concordance",
+    "Draws",
+    "Estimate",
+    "Panel",
+    "concordance",
+    "detectable",
+    "hierarchical",
+    "holm",
+    "mcnemar",
+    "normal_p",
+    "panel",
+    "planned_error",
+    "rank_correlation",
+]
