@@ -1,9 +1,9 @@
-"""What one run needs beside what others share: its merge, what its rule asks of the data, its trainer."""
+"""What one run needs beside what others share: what it scores, what its rule sees, its trainer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,11 @@ from rich.console import Console
 
 from knots.adapters import Adapter
 from knots.adapters.shortening import shorten_all
+from knots.evaluation import Ensemble, Finetuned, Merged, Multitask, Predictor, Router, Single, ZeroShot
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
 from knots.merging import merge
+from knots.pipelines.bounds import alone
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
 from knots.pipelines.trainers import quiet_trainer
@@ -59,6 +61,20 @@ def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> tuple[Adapt
         return found, cost
     heads = zip(plan.suite.task_names, shop.task_heads, strict=True)
     return replace(found, heads={f"{task}.weight": head for task, head in heads}), cost
+
+
+def predictor_of(plan: MergePlan, shop: Workshop, make: Callable[[torch.device], Adapter]) -> Predictor:
+    """What a plan scores; `make` merges on a device where it is a merge."""
+    kind, one = plan.kind, alone(plan, shop)
+    if kind == "merged":
+        return Merged(make)
+    if kind == "zero_shot":
+        return ZeroShot()
+    if one is not None:
+        return Multitask(one) if kind == "multitask" else Single(one)
+    if kind == "ensemble":
+        return Ensemble(shop.adapters)
+    return Router(shop.adapters) if kind == "router" else Finetuned(shop.adapters)
 
 
 def _statistics(plan: MergePlan, shop: Workshop, device: torch.device) -> Mapping[str, Any]:
