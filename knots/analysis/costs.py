@@ -109,7 +109,7 @@ def peak_on_cpu(make: Callable[[], object]) -> int:
     gc.collect()  # else garbage that is found meanwhile makes the profiler's library complain
     # The profiler's library prints what it looks for on standard error; read when it is first used.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as watched:
         make()
     results = watched.profiler.kineto_results if watched.profiler is not None else None
     events = [] if results is None else [e for e in results.events() if e.name() == MEMORY_EVENT]
