@@ -42,7 +42,7 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     rows = [row["label"] for row in record["sheets"][0]["rows"]]
     assert [row for row in rows if "seeds" not in row] == [
         *("Zero-shot", "Fine-tuned", "RegMean", "Task Arithmetic", "TIES", "DARE-TIES"),
-        *("KnOTS-TIES", "KnOTS-DARE-TIES"),
+        *("KnOTS-TIES", "KnOTS-DARE-TIES", "minimal detectable difference"),
     ]
     assert [row for row in rows if "seeds" in row] == [
         f"{method}, {what} of 2 seeds"
@@ -54,6 +54,7 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     with (folder / "tables" / "mini_table1.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert len(cells) == len(rows) * 9
+    assert (folder / "tables" / "mini_table1_differences.csv").read_text().count("\n") == 1 + 15 * 9
     # The same command finds everything and shows the same.
     again = command("reproduce", ["experiment=mini_table1", *tiny_run])
     assert again.code == 0
@@ -66,6 +67,7 @@ def test_what_was_not_run_is_said(command: Command, tiny_run: list[str], tmp_pat
     done = command("reproduce", ["experiment=mini_table1", "run=false", *tiny_run])
     assert (done.code, done.err) == (0, "")
     assert "not run" in done.out
+    assert "minimal detectable difference: planned" in " ".join(done.out.split())
     assert not (tmp_path / "outputs" / "merge").exists()
 
 

@@ -9,6 +9,12 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
+from knots.pipelines.reproduce.differences import (
+    compare_methods,
+    detectable_row,
+    differences_sheet,
+    told,
+)
 from knots.pipelines.reproduce.experiment import NOT_RUN, Picture, Product, Runner
 from knots.pipelines.reproduce.methods import (
     Found,
@@ -39,7 +45,14 @@ def run_table(plan: TablePlan, console: Console) -> Product:
         if outcome is not None:
             found[row.label] = outcome
             product.took(best_of(outcome))
-    product.sheets.append(_sheet(plan, found, product.failures))
+    tests = product.attempt("differences of methods", partial(compare_methods, plan, found)) or {}
+    least, how = detectable_row(plan, found, tests)
+    sheet = _sheet(plan, found, product.failures)
+    notes = (*sheet.notes, how, *told(plan, tests))
+    product.sheets.append(replace(sheet, rows=(*sheet.rows, least), notes=notes))
+    differences = differences_sheet(plan, tests, least, published_figure)
+    if differences is not None:
+        product.details.append(differences)
     if found:
         product.pictures["bars"] = _picture(plan, found)
     return product
