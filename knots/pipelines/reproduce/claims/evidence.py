@@ -210,9 +210,8 @@ def _train(plan: ClaimsPlan, universe: int) -> None:
 def _compare(plan: ClaimsPlan, similarity: SimilarityPart, universe: int, console: Console) -> Run | None:
     """How alike the updates are, with full fine-tunes of as many tasks, which are trained where missing."""
     analysis = analysis_in(similarity.analysis, universe)
-    if not plan.experiment.run:
-        return finished_analysis(analysis)
-    assert analysis.full is not None
     folder = similarity.folder / f"universe_{universe}"
+    if not plan.experiment.run:
+        return finished_analysis(analysis) if folder.is_dir() else None
     train_missing(analysis, seeded_for(similarity.recipe, universe), folder, f"full, universe {universe}")
     return run_analysis(analysis, console)
