@@ -74,6 +74,25 @@ def records(output_dir: str | Path, kind: str, *, stale: bool = False) -> list[R
     return _kept(found, folder, stale)
 
 
+def finetuned_of(run: Run) -> Run | None:
+    """The fine-tuned baseline of a run: the same adapters, each on its own task, on the same items.
+
+    Returns:
+        None where none is finished below the same output folder, or the run depends on no adapters.
+    """
+    identity = run.provenance().get("identity") or {}
+    for other in all_runs(run.folder.parents[1]):
+        known = other.provenance().get("identity") or {}
+        if known.get("kind") == "finetuned" and not is_stale(other) and _agrees(known, identity):
+            return other
+    return None
+
+
+def _agrees(known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether everything that determines one result, its kind aside, is the same for another."""
+    return all(identity.get(key) == value for key, value in known.items() if key != "kind")
+
+
 def is_stale(run: Run) -> bool:
     """Whether the code would make other numbers today, or write them otherwise.
 

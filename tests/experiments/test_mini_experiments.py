@@ -4,6 +4,7 @@ With a part of the items, to save time. All share one output folder, as those of
 and trials of one serve the next.
 """
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def reproduced(place: Path, name: str, *arguments: str) -> tuple[str, dict]:
     out = type_command(place, "reproduce.py", [f"experiment={name}", "logger=none", *arguments])
     record = kept(place / "outputs", name)
     for sheet in record["sheets"]:
-        check_printed(out, sheet)
+        if sheet["name"] != f"{name}_differences":  # of tables, it is kept and not printed
+            check_printed(out, sheet)
     for ending in ("txt", "md", "tex", "csv"):
         assert (record["folder"] / "tables" / f"{name}.{ending}").stat().st_size > 0
     assert record["figures"]
@@ -51,15 +53,33 @@ def reproduced(place: Path, name: str, *arguments: str) -> tuple[str, dict]:
 
 
 def check_table(place: Path, record: dict, rows: list[str], absent: tuple[str, ...]) -> None:
-    sheet, costs = record["sheets"]
-    assert [row["label"] for row in sheet["rows"] if "seeds" not in row["label"]] == rows
+    sheet, costs, differences = record["sheets"]
+    labels = [row["label"] for row in sheet["rows"] if "seeds" not in row["label"]]
+    assert labels == [*rows, "minimal detectable difference"]
     assert check_sheet(place / "outputs", sheet) == (len(rows) - len(absent)) * len(sheet["columns"])
     assert check_seeds(place / "outputs", sheet) == sum("DARE" in row for row in rows)
     assert [row["label"] for row in sheet["rows"] if row["missing"] is not None] == list(absent)
-    merged = [row for row in rows if row not in ("Zero-shot", "Base (own heads)", "Ensemble", *JOINT)]
+    assert all(cell["ours"] > 0 for cell in sheet["rows"][-1]["cells"])
+    methods = [row for row in rows if row not in ("Base (own heads)", *JOINT)]
+    check_costs(place, costs, [row for row in methods if row != "Ensemble"])
+    check_differences(sheet, differences, methods)
+
+
+def check_costs(place: Path, costs: dict, merged: list[str]) -> None:
     assert [row["label"] for row in costs["rows"]] == merged
     assert costs["columns"][-1].endswith(", rank 8")
     assert check_sheet(place / "outputs", costs) == 3 * len(merged)
+
+
+def check_differences(sheet: dict, differences: dict, methods: list[str]) -> None:
+    values = {row["label"]: [cell["ours"] for cell in row["cells"]] for row in sheet["rows"]}
+    assert [row["label"] for row in differences["rows"]] == [
+        f"{b} - {a}" for a, b in combinations(methods, 2)
+    ]
+    for row in differences["rows"]:
+        below, above = row["label"].split(" - ")
+        gaps = [one - other for one, other in zip(values[below], values[above], strict=True)]
+        assert [cell["ours"] for cell in row["cells"]] == pytest.approx(gaps)
 
 
 @pytest.mark.parametrize(("name", "tasks", "rows"), [

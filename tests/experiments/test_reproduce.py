@@ -44,6 +44,7 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     assert [row for row in rows if "seeds" not in row] == [
         *("Zero-shot", "Best single adapter", "Multi-task LoRA", "Fine-tuned"),
         *("RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"),
+        "minimal detectable difference",
     ]
     assert [row for row in rows if "seeds" in row] == [
         f"{method}, {what} of 2 seeds"
@@ -56,11 +57,13 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
         cells = list(csv.DictReader(file))
     assert len(cells) == len(rows) * 9
     costs = record["sheets"][1]
-    assert [row["label"] for row in costs["rows"]] == [row for row in rows[2:] if "seeds" not in row]
+    merged = ["RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"]
+    assert [row["label"] for row in costs["rows"]] == merged
     assert [column for column in costs["columns"] if "rank " in column] == [
         "average, rank 16",
         "average, rank 8",
     ]
+    assert (folder / "tables" / "mini_table1_differences.csv").read_text().count("\n") == 1 + 15 * 9
     # The same command finds everything and shows the same.
     again = command("reproduce", ["experiment=mini_table1", *tiny_run])
     assert again.code == 0
@@ -73,6 +76,7 @@ def test_what_was_not_run_is_said(command: Command, tiny_run: list[str], tmp_pat
     done = command("reproduce", ["experiment=mini_table1", "run=false", *tiny_run])
     assert (done.code, done.err) == (0, "")
     assert "not run" in done.out
+    assert "minimal detectable difference: planned" in " ".join(done.out.split())
     assert not (tmp_path / "outputs" / "merge").exists()
 
 

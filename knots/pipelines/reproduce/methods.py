@@ -100,10 +100,15 @@ def published_cell(
     return Cell()
 
 
+def split_of(plan: MethodPlan) -> str:
+    """Which split a method's numbers are of."""
+    searched = plan.test_split if isinstance(plan, SearchPlan) else None
+    return searched or merge_of(plan).scoring.split
+
+
 def data_note(plan: MethodPlan) -> str:
     """Split, items, protocol, and what accuracies are normalized by, where they are."""
-    merge = merge_of(plan)
-    split = plan.test_split or merge.scoring.split if isinstance(plan, SearchPlan) else merge.scoring.split
+    merge, split = merge_of(plan), split_of(plan)
     items = sum(task.size(split) for task in merge.suite.tasks)
     told = f"{split} split of {merge.suite.name}, {items:,} items; protocol {merge.scoring.protocol}"
     if merge.scoring.mode == "joint":

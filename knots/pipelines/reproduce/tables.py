@@ -11,6 +11,12 @@ from rich.console import Console
 
 from knots.pipelines.bounds import absent
 from knots.pipelines.reproduce.costs import add_costs
+from knots.pipelines.reproduce.differences import (
+    compare_methods,
+    detectable_row,
+    differences_sheet,
+    told,
+)
 from knots.pipelines.reproduce.experiment import NOT_RUN, Picture, Product, Runner
 from knots.pipelines.reproduce.methods import (
     Found,
@@ -44,9 +50,17 @@ def run_table(plan: TablePlan, console: Console) -> Product:
         if outcome is not None:
             found[row.label] = outcome
             product.took(best_of(outcome))
-    product.sheets.append(_sheet(plan, found, product.failures))
+    tests = product.attempt("differences of methods", partial(compare_methods, plan, found)) or {}
+    least, how = detectable_row(plan, found, tests)
+    sheet = _sheet(plan, found, product.failures)
+    notes = (*sheet.notes, how, *told(plan, tests))
+    product.sheets.append(replace(sheet, rows=(*sheet.rows, least), notes=notes))
     if plan.costs:
         add_costs(plan, runner, found, product)
+    differences = differences_sheet(plan, tests, least, published_figure)
+    if differences is not None:
+        # What was published is to be seen with the table: which of its gaps are too small to be real.
+        (product.sheets if differences.compares else product.details).append(differences)
     if found:
         product.pictures["bars"] = _picture(plan, found)
     return product
