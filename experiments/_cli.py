@@ -9,8 +9,9 @@ import errno
 import functools
 import netrc
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +45,7 @@ def entry_point(
     config_name: str,
     *,
     aliases: Mapping[str, str] | None = None,
+    positional: Sequence[str] = (),
     stopped: str = "stopped; no unfinished run was kept",
 ) -> Callable[[Task], Callable[[], None]]:
     """Turn a function of the resolved configuration into a command.
@@ -55,6 +57,7 @@ def entry_point(
     Args:
         config_name: of the primary configuration.
         aliases: other names of keys on the command line, for those that Hydra would take for a group.
+        positional: keys whose values may stand on the command line without them, in this order.
         stopped: what is said when the command is stopped from outside.
     """
 
@@ -65,6 +68,11 @@ def entry_point(
                 _say(_help(config_name, sys.modules[task.__module__].__doc__ or ""), sys.stdout)
                 return
             sys.argv[1:] = [_renamed(argument, aliases or {}) for argument in sys.argv[1:]]
+            try:
+                sys.argv[1:] = _with_keys(sys.argv[1:], positional)
+            except Exception as error:
+                _complain(error)
+                sys.exit(MISTAKE)
             sys.exit(_run(task, config_name, stopped))
 
         return command
@@ -132,6 +140,44 @@ def _renamed(argument: str, aliases: Mapping[str, str]) -> str:
     """The argument under the key that the configuration has."""
     key, equals, value = argument.partition("=")
     return f"{aliases[key]}={value}" if equals and key in aliases else argument
+
+
+def _with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """The arguments, those without a key under one of `keys`: the first that was not given otherwise.
+
+    Raises:
+        KnotsError: there are more of them than keys, or fewer.
+    """
+    from knots.errors import KnotsError
+
+    if not keys:
+        return list(arguments)
+    free = [key for key in keys if not any(argument.startswith(f"{key}=") for argument in arguments)]
+    loose = [place for place, argument in enumerate(arguments) if _is_value(argument, arguments[:place])]
+    if len(loose) > len(free) or (len(loose) < len(free) and not _HYDRA_SHOWS & set(arguments)):
+        given = ", ".join(arguments[place] for place in loose) or "none"
+        raise KnotsError(
+            f"{len(free)} arguments without a key are needed ({', '.join(free) or 'all have one'}), got "
+            f"{len(loose)}: {given}; options are written key=value"
+        )
+    named = {place: f"{key}={_literal(arguments[place])}" for place, key in zip(loose, free, strict=False)}
+    return [named.get(place, argument) for place, argument in enumerate(arguments)]
+
+
+_HYDRA_SHOWS = {"--cfg", "-c", "--info", "-i"}
+_HYDRA_TAKES = {*_HYDRA_SHOWS, "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp"}
+"""Hydra's own options after which a value stands; with the first, nothing is run."""
+
+
+def _is_value(argument: str, before: Sequence[str]) -> bool:
+    """Whether an argument stands for itself: no option, nothing that one takes, no override."""
+    return "=" not in argument and argument[:1] not in ("-", "~") and not {*before[-1:]} & _HYDRA_TAKES
+
+
+def _literal(value: str) -> str:
+    """A text for Hydra's grammar, which would take 1e5 for a number."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
+    return f"'{escaped}'"
 
 
 def quoted(argument: str) -> str:

@@ -24,7 +24,7 @@ COLUMNS = (
 )
 """Columns that every frame has; options of the merge and numbers follow."""
 
-OTHER = ("schema", "merge", "seed", "notes", "leakage")
+OTHER = ("schema", "merge", "seed", "notes", "leakage", "routed")
 """Keys of `metrics.json` that hold no numbers to compare."""
 
 
@@ -72,6 +72,25 @@ def records(output_dir: str | Path, kind: str, *, stale: bool = False) -> list[R
     folder = Path(output_dir).expanduser()
     found = [run for run in all_records(folder) if run.metrics.get("record") == kind]
     return _kept(found, folder, stale)
+
+
+def finetuned_of(run: Run) -> Run | None:
+    """The fine-tuned baseline of a run: the same adapters, each on its own task, on the same items.
+
+    Returns:
+        None where none is finished below the same output folder, or the run depends on no adapters.
+    """
+    identity = run.provenance().get("identity") or {}
+    for other in all_runs(run.folder.parents[1]):
+        known = other.provenance().get("identity") or {}
+        if known.get("kind") == "finetuned" and not is_stale(other) and _agrees(known, identity):
+            return other
+    return None
+
+
+def _agrees(known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether everything that determines one result, its kind aside, is the same for another."""
+    return all(identity.get(key) == value for key, value in known.items() if key != "kind")
 
 
 def is_stale(run: Run) -> bool:
@@ -155,4 +174,4 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _holds_more(key: str) -> bool:
     """Whether the key stands for several numbers where there are any."""
-    return key.endswith("ci95") or key in ("macro", "joint")
+    return key.endswith("ci95") or key in ("macro", "joint", "router")

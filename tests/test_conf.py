@@ -227,7 +227,7 @@ def test_the_issue_s_merges_are_all_there():
         *("core_ties", "core_tsv", "dare_task_arithmetic", "regmean", "fisher"),
         *("knots_ties_unscaled", "knots_tsv_unscaled"),
         *("ties_count", "knots_ties_count", "dare_ties_count", "knots_dare_ties_count"),
-        *("ensemble", "zero_shot", "finetuned"),
+        *("ensemble", "zero_shot", "finetuned", "single", "multitask", "router"),
     }
 
 
@@ -278,6 +278,38 @@ def test_every_suite_is_a_plan_with_a_model_that_names_it():
 def test_a_value_of_the_wrong_kind_is_named(override: str, message: str):
     with pytest.raises(KnotsError, match=message):
         parse_merge(composed(override))
+
+
+def test_one_task_s_adapter_is_named_by_the_task_or_chosen():
+    assert parse_merge(composed("merge=single")).adapter == "best"
+    plan = parse_merge(composed("merge=single", "merge.adapter=signs"))
+    assert (plan.adapter, plan.label, plan.options) == ("signs", "single (signs)", {})
+    for overrides, message in (
+        (("merge=single", "merge.adapter=sings"), r"unknown merge.adapter 'sings'; did you mean 'signs'"),
+        (("merge=single", "tasks=[signs]", "merge.adapter=digits"), r"unknown merge.adapter 'digits'"),
+        (("merge=router", "+merge.adapter=signs"), r"merge.adapter='signs' is for merge=single"),
+        (("merge=ties", "+merge.adapter=signs"), r"merge.adapter='signs' is for merge=single"),
+    ):
+        with pytest.raises(KnotsError, match=message):
+            parse_merge(composed(*overrides))
+
+
+def test_what_is_for_images_alone_is_refused_for_sentences():
+    for kind, why in (("ensemble", "has no ensemble"), ("router", "nothing is joint")):
+        with pytest.raises(KnotsError, match=rf"merge={kind}: suite 'mini_nli6' is of language, .*{why}"):
+            parse_merge(composed("model=mini_llama", f"merge={kind}"))
+    assert parse_merge(composed("model=mini_llama", "merge=single")).kind == "single"
+
+
+def test_the_recipes_of_several_tasks_differ_from_those_of_one_in_their_steps_alone():
+    for one in ("lora", "vision_lora"):
+        several, single = (
+            parse_plan(composed(f"finetune={name}", entry="finetune")["finetune"])
+            for name in (f"{one}_multitask", one)
+        )
+        assert several.steps > single.steps
+        changed = {key for key, value in vars(single).items() if value != getattr(several, key)}
+        assert changed == {"steps", "validate_every"}
 
 
 def test_what_merges_nothing_takes_no_options():

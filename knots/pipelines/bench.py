@@ -1,4 +1,4 @@
-"""What one run needs beside what others share: its merge, what its rule asks of the data, its trainer."""
+"""What one run needs beside what others share: what it scores, what its rule sees, its trainer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rich.console import Console
 
 from knots.adapters import Adapter
 from knots.adapters.shortening import shorten_all
+from knots.evaluation import Ensemble, Finetuned, Merged, Multitask, Predictor, Router, Single, ZeroShot
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
 from knots.merging import Prepared, merge
+from knots.pipelines.bounds import alone
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
 from knots.pipelines.trainers import quiet_trainer
@@ -67,6 +69,20 @@ def merger(
     """What merges adapters of the plan's tasks as the plan says, before anything is shortened."""
     statistics = _statistics(plan, shop, device)
     return partial(merge, **plan.options, **statistics, seed=plan.seed, device=device)
+
+
+def predictor_of(plan: MergePlan, shop: Workshop, make: Callable[[torch.device], Adapter]) -> Predictor:
+    """What a plan scores; `make` merges on a device where it is a merge."""
+    kind, one = plan.kind, alone(plan, shop)
+    if kind == "merged":
+        return Merged(make)
+    if kind == "zero_shot":
+        return ZeroShot()
+    if one is not None:
+        return Multitask(one) if kind == "multitask" else Single(one)
+    if kind == "ensemble":
+        return Ensemble(shop.adapters)
+    return Router(shop.adapters) if kind == "router" else Finetuned(shop.adapters)
 
 
 def _statistics(plan: MergePlan, shop: Workshop, device: torch.device) -> Mapping[str, Any]:

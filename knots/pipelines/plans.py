@@ -20,14 +20,22 @@ from knots.pipelines.values import choice, flag, names_of, number, numbers, text
 from knots.suites.data import DataOptions
 from knots.suites.tasks import SPLITS, Suite, parse_suite
 
-KINDS = ("merged", "ensemble", "zero_shot", "finetuned")
+KINDS = ("merged", "ensemble", "single", "multitask", "router", "zero_shot", "finetuned")
 BASELINES: Mapping[str, tuple[str, ...]] = {
-    "merged": ("zero_shot", "finetuned"),
-    "ensemble": ("zero_shot", "finetuned"),
+    **dict.fromkeys(KINDS, ("zero_shot", "finetuned")),
     "zero_shot": (),
     "finetuned": (),
 }
 """What each kind of predictor is compared with."""
+
+VISION_ONLY: Mapping[str, str] = {
+    "ensemble": "which has no ensemble",
+    "router": "whose tasks share their labels: nothing is joint, so there is nothing to route",
+}
+"""Kinds of predictors for images alone, and why a suite of language has none."""
+
+BEST = "best"
+"""The single adapter that the validation split chooses."""
 
 NORMALIZERS = ("measured", "published")
 AUTO = "auto"
@@ -37,7 +45,7 @@ FULL = "full"
 NUMBERS = ("scale", "density", "drop", "cutoff")
 WORDS = ("space", "rule", "dare_rng", "trim")
 OTHERS = ("reduce", "weights", "isotropize")
-LABELS = ("kind", "method", "source", "also", "seed", "calibration")
+LABELS = ("kind", "method", "source", "also", "seed", "calibration", "adapter")
 LABELINGS: tuple[Labels, ...] = get_args(Labels)
 
 
@@ -100,6 +108,9 @@ class MergePlan:
         data: how pictures are read.
         calibration: what the rule is shown of the data; None for rules that need none.
         keep_adapter: save the merged adapter with the run; no number depends on it.
+        adapter: of kind "single" the task whose adapter is scored, or `BEST`; else None.
+        chosen: task -> what its adapter alone reached on the validation split, where that chose `adapter`;
+            `bounds.choice_metric` says what was measured.
     """
 
     model: ModelPlan
@@ -117,6 +128,8 @@ class MergePlan:
     data: DataOptions = field(default_factory=DataOptions)
     calibration: Calibration | None = None
     keep_adapter: bool = True
+    adapter: str | None = None
+    chosen: Mapping[str, float] | None = None
 
     @property
     def label(self) -> str:
@@ -124,6 +137,8 @@ class MergePlan:
 
         The name follows from the options, so it stays true when the user changes them.
         """
+        if self.kind == "single" and self.adapter != BEST and self.chosen is None:
+            return f"single ({self.adapter})"
         if self.kind != "merged":
             return self.kind
         space, rule, dare = self.options["space"], self.options["rule"], self.options["drop"] > 0
@@ -142,6 +157,7 @@ class MergePlan:
             **extra,
             "max_rank": self.max_rank,
             **self._adapters,
+            **({"adapter": self.adapter} if self.kind == "single" else {}),
             **given,
         }
 
@@ -157,7 +173,16 @@ class MergePlan:
         merge = {"kind": kind, "method": kind}
         config = {**self.config, "merge": merge, "max_rank": None, "seed": 0}
         return replace(
-            self, kind=kind, options={}, max_rank=None, seed=0, force=False, config=config, calibration=None
+            self,
+            kind=kind,
+            options={},
+            max_rank=None,
+            seed=0,
+            force=False,
+            config=config,
+            calibration=None,
+            adapter=None,
+            chosen=None,
         )
 
 
@@ -174,8 +199,8 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     modality = suite.modality
     merge = config["merge"]
     kind = choice("merge.kind", merge.get("kind"), KINDS)
-    if kind == "ensemble" and modality == "language":
-        raise KnotsError(f"merge=ensemble: suite {suite.name!r} is of language, which has no ensemble")
+    if kind in VISION_ONLY and modality == "language":
+        raise KnotsError(f"merge={kind}: suite {suite.name!r} is of language, {VISION_ONLY[kind]}")
     rank = None if config["max_rank"] == FULL else config["max_rank"]
     return MergePlan(
         model=model,
@@ -193,6 +218,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         data=DataOptions(**config.get("data", {})),
         calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
         keep_adapter=flag("keep_adapter", config["keep_adapter"]),
+        adapter=_adapter_alone(kind, merge, suite),
     )
 
 
@@ -287,6 +313,15 @@ def _no_options(kind: str, merge: Mapping[str, Any]) -> dict[str, Any]:
     if extra:
         raise KnotsError(f"merge.{extra[0]}={merge[extra[0]]!r}: {kind} merges nothing and takes no options")
     return {}
+
+
+def _adapter_alone(kind: str, merge: Mapping[str, Any], suite: Suite) -> str | None:
+    """Whose adapter is scored alone."""
+    if kind == "single":
+        return choice("merge.adapter", merge.get("adapter"), (BEST, *suite.task_names))
+    if "adapter" in merge:
+        raise KnotsError(f"merge.adapter={merge['adapter']!r} is for merge=single, not for kind {kind!r}")
+    return None
 
 
 def _seed(chosen: object, published: object) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     record = json.loads((folder / "metrics.json").read_text())
     rows = [row["label"] for row in record["sheets"][0]["rows"]]
     assert [row for row in rows if "seeds" not in row] == [
-        *("Zero-shot", "Fine-tuned", "RegMean", "Task Arithmetic", "TIES", "DARE-TIES"),
-        *("KnOTS-TIES", "KnOTS-DARE-TIES"),
+        *("Zero-shot", "Best single adapter", "Multi-task LoRA", "Fine-tuned"),
+        *("RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"),
+        "minimal detectable difference",
     ]
     assert [row for row in rows if "seeds" in row] == [
         f"{method}, {what} of 2 seeds"
@@ -55,11 +57,13 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
         cells = list(csv.DictReader(file))
     assert len(cells) == len(rows) * 9
     costs = record["sheets"][1]
-    assert [row["label"] for row in costs["rows"]] == [row for row in rows[2:] if "seeds" not in row]
+    merged = ["RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"]
+    assert [row["label"] for row in costs["rows"]] == merged
     assert [column for column in costs["columns"] if "rank " in column] == [
         "average, rank 16",
         "average, rank 8",
     ]
+    assert (folder / "tables" / "mini_table1_differences.csv").read_text().count("\n") == 1 + 15 * 9
     # The same command finds everything and shows the same.
     again = command("reproduce", ["experiment=mini_table1", *tiny_run])
     assert again.code == 0
@@ -72,7 +76,43 @@ def test_what_was_not_run_is_said(command: Command, tiny_run: list[str], tmp_pat
     done = command("reproduce", ["experiment=mini_table1", "run=false", *tiny_run])
     assert (done.code, done.err) == (0, "")
     assert "not run" in done.out
+    assert "minimal detectable difference: planned" in " ".join(done.out.split())
     assert not (tmp_path / "outputs" / "merge").exists()
+
+
+def test_bounds_stand_beside_merges_and_one_that_is_not_there_is_no_failure(
+    command: Command, tiny_run: list[str], tmp_path: Path
+):
+    rows = "experiment.rows=[zero_shot,single,router,multitask,finetuned,ensemble,ties]"
+    arguments = ["experiment=mini_table4", rows, "experiment.settings=published", *tiny_run]
+    done = command("reproduce", arguments)
+    assert (done.code, done.err) == (0, "")
+    record = json.loads((folder_of(tmp_path, "mini_table4") / "metrics.json").read_text())
+    (sheet,) = record["sheets"]
+    assert [row["label"] for row in sheet["rows"]] == [
+        *("Zero-shot", "Best single adapter", "Nearest-adapter router", "Multi-task LoRA", "Fine-tuned"),
+        *("Ensemble", "TIES"),
+    ]
+    assert all(cell["ours"] is not None for row in sheet["rows"] for cell in row["cells"])
+    notes = "\n".join(sheet["notes"])
+    assert "Best single adapter: adapter of " in notes
+    assert "chosen by the Hits@3 on the validation split: digits " in notes
+    assert "Nearest-adapter router: routed to their own task's adapter: digits " in notes
+    again = command("reproduce", arguments)
+    assert (again.code, "evaluating" in again.out) == (0, False)
+    # A model that has no jointly trained adapter: the row says so, and what would help stands below.
+    without = [re.sub(r"model\.multitask=\S+", "model.multitask=null", a) for a in arguments]
+    done = command("reproduce", without)
+    assert (done.code, done.err) == (0, "")
+    found = [
+        json.loads(p.read_text()) for p in (tmp_path / "outputs" / "mini_table4").glob("[!.]*/metrics.json")
+    ]
+    (sheet,) = next(one for one in found if one["sheets"] != record["sheets"])["sheets"]
+    missing = {row["label"]: row["missing"] for row in sheet["rows"] if row["missing"]}
+    assert missing == {
+        "Multi-task LoRA": "model 'mini_clip' has no adapter that was trained on all tasks jointly"
+    }
+    assert any("multitask=true and name it with model.multitask=<folder>" in note for note in sheet["notes"])
 
 
 def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(

@@ -93,7 +93,14 @@ class Draws:
         return Estimate(value, (float(low), float(high)), error, float((draws[kept] > 0).mean()))
 
 
-def hierarchical(panel: Panel, *, seed: int = 0, draws: int = DRAWS, pooled: bool = False) -> Draws:
+def hierarchical(
+    panel: Panel,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+    pooled: bool = False,
+    divisors: Mapping[str, float] | None = None,
+) -> Draws:
     """Bootstrap over universes and, independently, over items within each task.
 
     Every universe is scored on the same items, so the mean over universes errs in two ways. Universes: their
@@ -116,6 +123,8 @@ def hierarchical(panel: Panel, *, seed: int = 0, draws: int = DRAWS, pooled: boo
         draws: S.
         pooled: shares of the items of all tasks together, divided by nothing, as joint hits are; else means
             over a predictor's tasks of accuracy, divided by the reference's where there is one.
+        divisors: task -> what its values are divided by besides, without an error of its own, as a published
+            accuracy.
 
     Raises:
         KnotsError: a task has no items.
@@ -124,7 +133,7 @@ def hierarchical(panel: Panel, *, seed: int = 0, draws: int = DRAWS, pooled: boo
         if items == 0:
             raise KnotsError(f"cannot draw from task {task!r}, which has no items")
     generator = np.random.default_rng(seed)
-    values, drawn = _averages(panel, generator, draws, pooled)
+    values, drawn = _averages(panel, generator, draws, pooled, divisors or {})
     center = values.mean(axis=0)
     items = drawn.mean(axis=1) - center
     if panel.universes == 1:
@@ -174,13 +183,14 @@ def _sharing(drawn: Floats) -> Floats:
 
 
 def _averages(
-    panel: Panel, generator: np.random.Generator, draws: int, pooled: bool
+    panel: Panel, generator: np.random.Generator, draws: int, pooled: bool, divisors: Mapping[str, float]
 ) -> tuple[Floats, Floats]:
     """Measured averages [U, M], and those of drawn items [S, U, M]."""
     shape = panel.universes, len(panel.predictors)
     sizes = np.array([float(n) if pooled else 1.0 for n in panel.items.values()])
     weights = panel.scored * sizes
     weights /= weights.sum(axis=1, keepdims=True).clip(1)
+    weights /= np.array([divisors.get(task, 1.0) for task in panel.tasks])
     reference = None if pooled else panel.reference
     averages = np.zeros((1 + draws, *shape))  # the first are those measured
     for place, task in enumerate(panel.tasks):

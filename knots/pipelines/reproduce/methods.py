@@ -25,6 +25,9 @@ from knots.reporting.sheets import Cell
 
 Found = Outcome | SearchOutcome
 
+TELLING = ("single", "router")
+"""Kinds of predictors whose runs note how adapters were chosen."""
+
 METHOD_KEYS = ("common", "rows", "settings", "search")
 """What `parse_methods` reads."""
 
@@ -97,10 +100,15 @@ def published_cell(
     return Cell()
 
 
+def split_of(plan: MethodPlan) -> str:
+    """Which split a method's numbers are of."""
+    searched = plan.test_split if isinstance(plan, SearchPlan) else None
+    return searched or merge_of(plan).scoring.split
+
+
 def data_note(plan: MethodPlan) -> str:
     """Split, items, protocol, and what accuracies are normalized by, where they are."""
-    merge = merge_of(plan)
-    split = plan.test_split or merge.scoring.split if isinstance(plan, SearchPlan) else merge.scoring.split
+    merge, split = merge_of(plan), split_of(plan)
     items = sum(task.size(split) for task in merge.suite.tasks)
     told = f"{split} split of {merge.suite.name}, {items:,} items; protocol {merge.scoring.protocol}"
     if merge.scoring.mode == "joint":
@@ -128,7 +136,7 @@ def options_note(label: str, found: Found) -> str:
     trims = merge.get("rule") == "ties" and (not merge["drop"] or merge.get("dare_after") == "trim")
     words += [f"density {merge['density']:g}"] if trims else []
     words += [f"drop {merge['drop']:g}", f"seed {run.metrics['seed']}"] if merge.get("drop") else []
-    told = [", ".join(words)]
+    told = [", ".join(words), *(run.metrics["notes"] if merge["kind"] in TELLING else ())]
     if isinstance(found, SearchOutcome):
         record = found.run.metrics
         edges = [f"{option} {end}" for option, end in record["edge"].items() if end]

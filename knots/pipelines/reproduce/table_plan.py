@@ -16,6 +16,9 @@ from knots.reporting.published import Published
 
 LABELS = {
     "zero_shot": "Zero-shot",
+    "single": "Best single adapter",
+    "router": "Nearest-adapter router",
+    "multitask": "Multi-task LoRA",
     "finetuned": "Fine-tuned",
     "ensemble": "Ensemble",
     "regmean": "RegMean",

@@ -51,7 +51,7 @@ def test_measured_values_are_the_averages(seed: int, universes: int, pooled: boo
 @pytest.mark.parametrize("few", [0, 10**9], ids=["by outcome", "by item"])
 def test_drawn_items_are_those_of_a_literal_bootstrap(drawn: Panel, few: int, monkeypatch):
     monkeypatch.setattr(module, "FEW", few)
-    _, ours = module._averages(drawn, np.random.default_rng(0), 3000, False)
+    _, ours = module._averages(drawn, np.random.default_rng(0), 3000, False, {})
     generator = np.random.default_rng(1)
     theirs = np.array(
         [
@@ -137,6 +137,13 @@ def test_a_ratio_to_nothing_is_no_number():
     estimate = hierarchical(none).mean("a")
     assert np.isnan(estimate.value)
     assert (estimate.interval, estimate.error, estimate.above) == (None, None, None)
+
+
+def test_divisors_are_constants(drawn: Panel):
+    plain = replace(drawn, reference=None)
+    found = hierarchical(plain, draws=100, divisors={"task 0": 0.8, "task 1": 0.5})
+    parts = [plain.right[task].mean(axis=-1) / by for task, by in (("task 0", 0.8), ("task 1", 0.5))]
+    np.testing.assert_allclose(found.values, np.mean(parts, axis=0))
 
 
 def test_a_predictor_without_any_task_is_no_number(drawn: Panel):

@@ -65,7 +65,7 @@ def test_a_row_is_its_run_s_numbers_beside_the_published_ones(plan: Plans, tmp_p
     assert sheet.columns == ("numbers", "patterns", "digits", "average")
     outcomes = dict(zip(["Fine-tuned", "TIES", "KnOTS-TIES"], product.outcomes, strict=True))
     ceiling = right(outcomes["Fine-tuned"].run)
-    for row in sheet.rows:
+    for row in sheet.rows[:-1]:
         share = right(outcomes[row.label].run)
         expected = 100 * (share if row.label == "Fine-tuned" else share / ceiling)
         values = [expected[task] for task in sheet.columns[:-1]]
@@ -83,7 +83,7 @@ def test_jointly_the_columns_are_hits(plan: Plans, tmp_path):
     rows = [RowPlan("KnOTS-TIES", "knots_ties", plan(mode="joint"))]
     product = run_table(table(rows, tmp_path), QUIET)
     ranks = pd.read_parquet(product.outcomes[0].run.folder / "predictions.parquet")["joint_rank"]
-    (row,) = product.sheets[0].rows
+    row, _ = product.sheets[0].rows
     assert product.sheets[0].columns == ("hits@1", "hits@3", "hits@5", "hits@10")
     expected = [100 * float((ranks <= k).mean()) for k in (1, 3, 5, 10)]
     assert [cell.ours for cell in row.cells] == pytest.approx(expected)
@@ -94,7 +94,7 @@ def test_a_searched_row_is_the_best_on_the_test_split_with_mean_and_deviation_be
 ):
     searched = search(mode="per_task", drop=0.5, density=1.0, seeds=(1, 2), axes=(Axis("scale", (0.5, 1.0)),))
     product = run_table(table([RowPlan("DARE", "dare_ties", searched)], tmp_path), QUIET)
-    best, mean, deviation = product.sheets[0].rows
+    best, mean, deviation, _ = product.sheets[0].rows
     assert best.cells[-1].run == product.outcomes[0].run.run_id
     assert product.outcomes[0].run.metrics["split"] == "test"
     assert (mean.label, deviation.label) == ("DARE, mean of 2 seeds", "DARE, deviation of 2 seeds")
@@ -113,7 +113,7 @@ def test_what_is_not_run_is_said_and_nothing_is_run(plan: Plans, tmp_path):
     before = sorted((tmp_path / "outputs" / "merge").iterdir())
     shown = run_table(table(rows, tmp_path, run=False, figures={"knots_ties": 68.0}), QUIET)
     assert sorted((tmp_path / "outputs" / "merge").iterdir()) == before
-    assert [row.missing for row in shown.sheets[0].rows] == [None, None, "not run"]
+    assert [row.missing for row in shown.sheets[0].rows[:-1]] == [None, None, "not run"]
     cell = shown.sheets[0].rows[2].cells[-1]
     assert (cell.ours, cell.published) == (None, 68.0)
 
@@ -122,7 +122,7 @@ def test_a_row_that_cannot_be_run_leaves_the_others_and_says_why(plan: Plans, tm
     bad = RowPlan("Bad", "bad", replace(plan(mode="per_task"), options={**plan().options, "density": 7.0}))
     rows = rows_of(plan)
     product = run_table(table([rows[0], bad, rows[1]], tmp_path), QUIET)
-    assert [row.missing is None for row in product.sheets[0].rows] == [True, False, True]
+    assert [row.missing is None for row in product.sheets[0].rows[:-1]] == [True, False, True]
     assert "density" in product.sheets[0].rows[1].missing
     assert list(product.failures) == ["Bad"]
 
@@ -162,11 +162,13 @@ def test_the_folder_holds_tables_figures_and_the_record(plan: Plans, tmp_path):
     kept = keep(made.experiment, product)
     assert kept.folder.parent == tmp_path / "outputs" / "tiny_table"
     assert {path.name for path in (kept.folder / "tables").iterdir()} == {
-        f"tiny_table.{ending}" for ending in ("txt", "md", "tex", "csv")
+        f"tiny_table{what}.{ending}"
+        for what in ("", "_differences")
+        for ending in ("txt", "md", "tex", "csv")
     }
     assert {path.name for path in (kept.folder / "figures").iterdir()} == {"bars.png", "bars.pdf"}
     assert kept.metrics["record"] == "experiment"
-    assert [Sheet.from_json(sheet) for sheet in kept.metrics["sheets"]] == product.sheets
+    assert [Sheet.from_json(sheet) for sheet in kept.metrics["sheets"]] == [*product.sheets, *product.details]
     assert set(kept.metrics["runs"]) == {path.name for path in (tmp_path / "outputs" / "merge").iterdir()}
     assert keep(made.experiment, product).run_id == kept.run_id
 
@@ -177,7 +179,7 @@ def test_a_table_of_failures_is_a_table(plan: Plans, tmp_path, monkeypatch: pyte
 
     monkeypatch.setattr(experiments, "run_merge", fails)
     product = run_table(table(rows_of(plan), tmp_path), QUIET)
-    assert {row.missing for row in product.sheets[0].rows} == {"the hub is down"}
+    assert {row.missing for row in product.sheets[0].rows[:-1]} == {"the hub is down"}
     assert product.pictures == {}
     kept = keep(table(rows_of(plan), tmp_path).experiment, product)
     assert any("could not be run: the hub is down" in note for note in kept.metrics["notes"])
