@@ -19,7 +19,7 @@ from rich.table import Table
 from knots.adapters import Adapter
 from knots.analysis import probes
 from knots.analysis.costs import REPETITIONS, SHORT, Cost, measure_cost
-from knots.analysis.probes import Merge
+from knots.analysis.probes import ROUNDING, Merge
 from knots.errors import KnotsError, first_line
 from knots.files import write_whole
 from knots.pipelines.bench import CALIBRATED, merger, workshop_for
@@ -31,7 +31,7 @@ from knots.reporting.units import amount, size_of, span
 from knots.updates import LowRank
 
 STILL = 1e-3
-"""Relative change below which a merge counts as unchanged; rounding stays far below it."""
+"""Relative change below which a merge counts as unchanged, where rounding cannot explain a larger one."""
 
 UNUSED = {
     "split": "test",
@@ -157,12 +157,14 @@ def _probes(
         ("another order", lambda: probes.reordering(adapters, merge), _either(
             "The order of the tasks does not matter.",
             "The merge depends on the order of the tasks.",
+            ROUNDING,
         )),
         ("other factors", lambda: probes.factor_change(adapters, merge), _either(
             "(B G, G^-1 A) in place of (B, A) gives the same merge."
             if factors
             else "The adapters have no factors to change.",
             "The merge depends on how an update is split into factors: (B G, G^-1 A) gives another.",
+            ROUNDING,
         )),
         ("all times 2", lambda: probes.scaling(adapters, merge), _either(
             "Updates twice as large give a merge twice as large.",
@@ -185,8 +187,8 @@ def _probes(
     ]  # fmt: skip
 
 
-def _either(still: str, moved: str) -> Say:
-    return lambda change: still if change < STILL else moved
+def _either(still: str, moved: str, limit: float = STILL) -> Say:
+    return lambda change: still if change < limit else moved
 
 
 def _of_one(scale: float) -> Say:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from knots.analysis.costs import Cost, measure_cost
-from knots.analysis.probes import factor_change
+from knots.analysis.probes import ROUNDING, factor_change
 from knots.files import write_whole
 from knots.pipelines.bench import merger
 from knots.pipelines.plans import MergePlan
@@ -37,9 +37,6 @@ from knots.runs import Run, is_first_process
 log = logging.getLogger(__name__)
 
 FOLDER = "costs"
-
-MOVES = 1e-3
-"""Relative change from which a merge counts as one that depends on the factors; rounding stays far below."""
 
 COLUMNS = ("output rank", "parameters", "merge time", "peak memory", "invariant to factor changes")
 
@@ -166,7 +163,7 @@ def invariance(change: float) -> str:
     """Whether a merge keeps still under factor changes, and how far it moved."""
     if math.isnan(change):
         return "no (NaN)"
-    return f"yes ({change:.0e})" if change < MOVES else f"no ({change:.2g})"
+    return f"yes ({change:.0e})" if change < ROUNDING else f"no ({change:.2g})"
 
 
 def _sheet(plan: TablePlan, rows: Iterable[Row], devices: Iterable[str]) -> Sheet:
@@ -191,5 +188,6 @@ def _notes(devices: Iterable[str]) -> tuple[str, ...]:
         "time: median of five merges that take up to 2 s, else of one; memory: what the merge holds at most "
         "above what was held before; without what RegMean and Fisher look at beforehand",
         "invariant: largest relative change of a module's merge when every (B, A) becomes (B G, G^-1 A), G "
-        f"random with condition number 10; yes below {MOVES:g}",
+        f"random with condition number 10; yes below {ROUNDING:g}, for rounding may move "
+        "single entries across a threshold",
     )

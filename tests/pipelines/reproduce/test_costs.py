@@ -142,8 +142,8 @@ def test_what_cannot_be_measured_is_said(plan: Plans, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(2.3e-7, "yes (2e-07)"), (9e-4, "yes (9e-04)"), (1e-3, "no (0.001)"), (0.851, "no (0.85)")],
+    [(2.3e-7, "yes (2e-07)"), (0.011, "yes (1e-02)"), (0.05, "no (0.05)"), (0.851, "no (0.85)")],
 )
-def test_below_a_thousandth_a_merge_counts_as_still(change: float, words: str):
+def test_a_merge_that_rounding_explains_counts_as_still(change: float, words: str):
     assert invariance(change) == words
     assert invariance(float("nan")) == "no (NaN)"
