@@ -1,9 +1,10 @@
-"""Fine-tune a model, one task at a time: LoRA adapters, all weights of a vision tower, or a head alone.
+"""Fine-tune a model, one task at a time or jointly: LoRA adapters, a vision tower's weights, or a head.
 
 uv run experiments/finetune.py task=signs                          one task of the miniature
 uv run experiments/finetune.py tasks=all finetune.seed=1 folder=outputs/universe_1
 uv run experiments/finetune.py model=vit_b_32 task=gtsrb           the paper's recipe for ViT-B/32
 uv run experiments/finetune.py task=signs finetune=full            every weight of the tower
+uv run experiments/finetune.py multitask=true finetune=lora_multitask  one adapter on all tasks jointly
 uv run experiments/finetune.py model=llama3_8b task=rte trainer=gpu    the paper's recipe for sentence pairs
 uv run experiments/finetune.py model=mini_llama finetune=nli_head_mini a head on the frozen model
 
@@ -29,6 +30,7 @@ def main(config: dict[str, Any]) -> None:
     from experiments._session import session
     from knots.finetuning import finetune_tasks, parse_plan
     from knots.pipelines.model_plan import parse_model
+    from knots.pipelines.values import flag
     from knots.suites.data import DataOptions
     from knots.suites.tasks import parse_suite
 
@@ -38,6 +40,7 @@ def main(config: dict[str, Any]) -> None:
         "cache_dir": Path(config["paths"]["cache_dir"]).expanduser(),
         "force": config["force"],
         "options": DataOptions(**config["data"]),
+        "multitask": flag("multitask", config["multitask"]),
     }
     folder = Path(config["folder"]).expanduser()
     with session() as console, TaskLoggers(config) as loggers:

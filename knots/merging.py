@@ -103,13 +103,14 @@ def merge(
     Args:
         adapters: T adapters of one base model. A module that only some of them have counts as a zero
             update of the others, and a warning names it. `Prepared` ones for many merges.
-        space: "full", "knots", "knots_rows" or "core" (see `knots.spaces`).
+        space: "full", "knots", "knots_unscaled", "knots_rows" or "core" (see `knots.spaces`).
         rule: "sum", "ties", "regmean", "fisher", "tsv", "cart"; a function from coordinates [T, P, Q] to
             [P, Q]; or "path/to/file.py:function".
         scale: multiplier on the merged update (lambda in the papers).
         density: fraction of entries that TIES keeps, 0 < density <= 1.
         reduce: "mean" or "sum"; None is the rule's own choice: sum for `sum`, mean for `ties`.
-        drop: fraction of entries that DARE zeroes before the rule, 0 <= drop < 1.
+        drop: fraction of entries that DARE zeroes before the rule, 0 <= drop < 1; or within it, where the
+            rule's options say so (`ties`: dare_after="trim").
         seed: of DARE's masks.
         dare_rng: "task" (masks that depend on nothing but seed, task and module names) or "reference"
             (the official implementation's stream).
@@ -169,17 +170,22 @@ def _unscaled(
     if aligned is None:
         made = {module: align(parts, recipe["cutoff"]) for module, parts in updates.items()}
         aligned = prepared.keep("alignment", alignment, made)
+    tasks = tuple(adapter.name for adapter in adapters)
+    masks = _masks(tasks, aligned, drop, recipe["seed"], recipe["dare_rng"]) if drop > 0 else None
     census = Census(
-        tasks=tuple(adapter.name for adapter in adapters),
+        tasks=tasks,
         numel=sum(math.prod(a.shape) for a in aligned.values()),
         weights=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device),
         grams=None if grams is None else _gram_reader(grams, adapters),
         space=space,
+        masks=masks if rule.drops else None,
+        drop=drop if rule.drops else 0.0,
     )
-    masks = _masks(census.tasks, aligned, drop, recipe["seed"], recipe["dare_rng"]) if drop > 0 else None
     sites = {m: Site(m, a.shape, tuple(u.rank for u in updates[m])) for m, a in aligned.items()}
     # A merge lets go of each module's coordinates; of what is kept it has a list of its own.
-    coordinates = _Coordinates(dict(aligned) if prepared.keeps else aligned, census.weights, masks, drop)
+    coordinates = _Coordinates(
+        dict(aligned) if prepared.keeps else aligned, census.weights, None if rule.drops else masks, drop
+    )
     stream = _stream(
         rule.begin(census), sites, coordinates, defer=low_rank and rule.by_entry and align is align_full
     )
@@ -198,7 +204,7 @@ def _held(merged: Iterable[tuple[str, Update]]) -> list[tuple[str, Update]]:
 
 @dataclass(frozen=True, eq=False)
 class _Coordinates:
-    """Coordinates as the rule reads them: aligned, then dropped at random, then weighted."""
+    """Coordinates as the rule reads them: aligned, then dropped at random (or by the rule), then weighted."""
 
     aligned: MutableMapping[str, Aligned]
     weights: Tensor | None

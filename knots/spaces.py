@@ -9,6 +9,7 @@ All of it runs in float64 on the updates' device and is returned as float32.
 |---|---|---|---|
 | `full` | dW_i [T, O, I] | identity | |
 | `knots` | S V_i' [T, K, I] of [dW_1 ... dW_T] = U S [V_1' ... V_T'] | M -> U M | arXiv 2410.19735 |
+| `knots_unscaled` | V_i' [T, K, I], the same without S | M -> U S M | "KnOTS" in arXiv 2509.17786 |
 | `knots_rows` | U_i S [T, O, K] of the updates stacked by rows | M -> M V' | arXiv 2410.19735, section 5.4 |
 | `core` | U_B' dW_i V_A [T, K_B, K_A] | M -> U_B M V_A' | arXiv 2509.17786 |
 
@@ -77,6 +78,21 @@ def align_knots(updates: Sequence[Update], cutoff: float) -> Aligned:
     return Aligned((u.shape[1], updates[0].shape[1]), read, lambda m: LowRank(u, m))
 
 
+def align_knots_unscaled(updates: Sequence[Update], cutoff: float) -> Aligned:
+    """The KnOTS basis as Core Space (arXiv 2509.17786) has it: coordinates V_i' [T, K, I], lift M -> U S M.
+
+    The singular values come back after the merge, so an element-wise rule sees every direction at the same
+    size, however little of the updates lies in it. A linear rule gives the same merge as in `knots`.
+
+    Args:
+        updates: T updates [O, I].
+        cutoff: directions with a singular value <= cutoff are dropped; absolute, in units of the weights.
+    """
+    basis = shared_basis(updates, cutoff)
+    u, read = (basis.u * basis.s).float(), _multiplied([(w.clone(), q_a) for w, q_a in basis.right])
+    return Aligned((u.shape[1], updates[0].shape[1]), read, lambda m: LowRank(u, m))
+
+
 def align_knots_rows(updates: Sequence[Update], cutoff: float) -> Aligned:
     """The updates stacked on top of each other (section 5.4): coordinates U_i S [T, O, K], lift M -> M V'.
 
@@ -124,6 +140,7 @@ def compress(updates: Sequence[Update]) -> Aligned:
 SPACES: dict[str, Callable[[Sequence[Update], float], Aligned]] = {
     "full": align_full,
     "knots": align_knots,
+    "knots_unscaled": align_knots_unscaled,
     "knots_rows": align_knots_rows,
     "core": align_core,
 }
@@ -167,15 +184,19 @@ def shared_basis(updates: Sequence[Update], cutoff: float) -> SharedBasis:
 
 
 def _shared_left_basis(updates: Sequence[Update], cutoff: float) -> tuple[Tensor, Callable[[], Tensor]]:
-    """U [O, K] of the SVD of [dW_1 ... dW_T], and what reads S V_i' [T, K, I]; in float32.
+    """U [O, K] of the SVD of [dW_1 ... dW_T], and what reads S V_i' [T, K, I]; in float32."""
+    basis = shared_basis(updates, cutoff)
+    return basis.u.float(), _multiplied([(basis.s[:, None] * w, q_a) for w, q_a in basis.right])
+
+
+def _multiplied(factors: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
+    """What reads W_i Q_i' [T, K, I] in float32 from W_i [K, R_i] and Q_i [I, R_i].
 
     The coordinates are kept as factors and multiplied out at each reading: over all modules they would take
-    more memory than the weights themselves (eight rank-16 updates of a 768 x 768 weight: 1.3 times).
+    more memory than the weights themselves (eight rank-16 updates of a 768 x 768 weight: 1.3 times). W_i is
+    a copy or a product: a slice would keep the whole of its matrix.
     """
-    basis = shared_basis(updates, cutoff)
-    # Products, unlike slices, do not keep the whole of their matrix.
-    factors = [(basis.s[:, None] * w, q_a) for w, q_a in basis.right]
-    return basis.u.float(), lambda: torch.stack([(w @ q_a.T).float() for w, q_a in factors])
+    return lambda: torch.stack([(w @ q_a.T).float() for w, q_a in factors])
 
 
 def _two_sided(pairs: Sequence[LowRank], left: Tensor, right: Tensor) -> Aligned:

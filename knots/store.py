@@ -24,7 +24,7 @@ COLUMNS = (
 )
 """Columns that every frame has; options of the merge and numbers follow."""
 
-OTHER = ("schema", "merge", "seed", "notes", "leakage")
+OTHER = ("schema", "merge", "seed", "notes", "leakage", "routed")
 """Keys of `metrics.json` that hold no numbers to compare."""
 
 
@@ -174,4 +174,4 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _holds_more(key: str) -> bool:
     """Whether the key stands for several numbers where there are any."""
-    return key.endswith("ci95") or key in ("macro", "joint")
+    return key.endswith("ci95") or key in ("macro", "joint", "router")

@@ -78,6 +78,13 @@ def test_precision_is_the_models_own_unless_it_is_chosen():
     assert parse_merge(composed("model=llama3_8b", "precision=32")).scoring.precision == "32"
 
 
+def test_a_merge_in_full_may_be_named_in_a_sweep_over_ranks():
+    ranks = {
+        value: parse_merge(composed(f"max_rank={value}")).max_rank for value in ("full", "null", "16", "8")
+    }
+    assert ranks == {"full": None, "null": None, "16": 16, "8": 8}
+
+
 def test_the_published_seed_counts_unless_the_user_names_one():
     assert parse_merge(composed("model=vit_b_32", "merge=dare_ties")).seed == 424
     assert parse_merge(composed("model=vit_b_32", "merge=dare_ties", "seed=0")).seed == 0
@@ -211,14 +218,16 @@ def test_every_merge_choice_is_a_plan_called_by_its_own_name(name: str):
     assert plan.label == name
     assert plan.kind == (name if name in KINDS else "merged")
     if plan.kind == "merged":
-        assert {"space": plan.options["space"], "rule": plan.options["rule"]} == dict(METHODS[name])
+        assert {key: plan.options[key] for key in METHODS[name]} == dict(METHODS[name])
 
 
 def test_the_issue_s_merges_are_all_there():
     assert set(MERGES) == {
         *("task_arithmetic", "ties", "dare_ties", "knots_ties", "knots_dare_ties", "knots_rows_ties"),
         *("core_ties", "core_tsv", "dare_task_arithmetic", "regmean", "fisher"),
-        *("ensemble", "zero_shot", "finetuned"),
+        *("knots_ties_unscaled", "knots_tsv_unscaled"),
+        *("ties_count", "knots_ties_count", "dare_ties_count", "knots_dare_ties_count"),
+        *("ensemble", "zero_shot", "finetuned", "single", "multitask", "router"),
     }
 
 
@@ -246,6 +255,7 @@ def test_every_suite_is_a_plan_with_a_model_that_names_it():
         ("batch_size=null", r"batch_size=None; a whole number of 1 or more"),
         ("seed=-1", r"seed=-1; a whole number of 0 or more"),
         ("max_rank=1.5", r"max_rank=1.5; a whole number"),
+        ("max_rank=whole", r"max_rank='whole'; a whole number"),
         ("split=tset", r"unknown split 'tset'; did you mean 'test'"),
         ("eval.mode=joined", r"unknown eval.mode 'joined'; did you mean 'joint'"),
         ("eval.protocol=fp16", r"unknown eval.protocol 'fp16'"),
@@ -270,6 +280,38 @@ def test_a_value_of_the_wrong_kind_is_named(override: str, message: str):
         parse_merge(composed(override))
 
 
+def test_one_task_s_adapter_is_named_by_the_task_or_chosen():
+    assert parse_merge(composed("merge=single")).adapter == "best"
+    plan = parse_merge(composed("merge=single", "merge.adapter=signs"))
+    assert (plan.adapter, plan.label, plan.options) == ("signs", "single (signs)", {})
+    for overrides, message in (
+        (("merge=single", "merge.adapter=sings"), r"unknown merge.adapter 'sings'; did you mean 'signs'"),
+        (("merge=single", "tasks=[signs]", "merge.adapter=digits"), r"unknown merge.adapter 'digits'"),
+        (("merge=router", "+merge.adapter=signs"), r"merge.adapter='signs' is for merge=single"),
+        (("merge=ties", "+merge.adapter=signs"), r"merge.adapter='signs' is for merge=single"),
+    ):
+        with pytest.raises(KnotsError, match=message):
+            parse_merge(composed(*overrides))
+
+
+def test_what_is_for_images_alone_is_refused_for_sentences():
+    for kind, why in (("ensemble", "has no ensemble"), ("router", "nothing is joint")):
+        with pytest.raises(KnotsError, match=rf"merge={kind}: suite 'mini_nli6' is of language, .*{why}"):
+            parse_merge(composed("model=mini_llama", f"merge={kind}"))
+    assert parse_merge(composed("model=mini_llama", "merge=single")).kind == "single"
+
+
+def test_the_recipes_of_several_tasks_differ_from_those_of_one_in_their_steps_alone():
+    for one in ("lora", "vision_lora"):
+        several, single = (
+            parse_plan(composed(f"finetune={name}", entry="finetune")["finetune"])
+            for name in (f"{one}_multitask", one)
+        )
+        assert several.steps > single.steps
+        changed = {key for key, value in vars(single).items() if value != getattr(several, key)}
+        assert changed == {"steps", "validate_every"}
+
+
 def test_what_merges_nothing_takes_no_options():
     with pytest.raises(KnotsError, match=r"merge.scale=0.3: zero_shot merges nothing"):
         parse_merge(composed("merge=zero_shot", "+merge.scale=0.3"))
@@ -279,6 +321,12 @@ def test_a_changed_method_is_called_by_its_new_name():
     assert parse_merge(composed("merge=ties", "merge.space=knots")).label == "knots_ties"
     assert parse_merge(composed("merge=ties", "merge.drop=0.5")).label == "dare_ties"
     assert parse_merge(composed("merge=ties", "merge.rule=/a/b.py:f")).label == "full x b.py:f"
+    assert parse_merge(composed("merge=ties_count", "merge.space=knots")).label == "knots_ties_count"
+    assert parse_merge(composed("merge=knots_ties_unscaled", "merge.trim=model")).label == (
+        "knots_unscaled x ties"
+    )
+    assert parse_merge(composed("merge=core_ties", "+merge.elect=count")).label == "core x ties"
+    assert parse_merge(composed("merge=ties", "merge.trim=module")).label == "ties"
 
 
 def test_a_rule_put_in_the_place_of_ties_gets_no_density():

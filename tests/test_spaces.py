@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knots import Dense, KnotsError, LowRank
-from knots.spaces import SPACES, align_core, align_full, align_knots, align_knots_rows, compress
+from knots.spaces import (
+    SPACES,
+    align_core,
+    align_full,
+    align_knots,
+    align_knots_rows,
+    align_knots_unscaled,
+    compress,
+)
 from tests.random_adapters import random_update
 
 RANKS = st.lists(st.integers(0, 5), min_size=1, max_size=4)
@@ -41,6 +49,15 @@ def test_knots_is_the_svd_of_the_concatenated_updates(dense):
     torch.testing.assert_close(coords.abs(), expected.abs(), rtol=1e-4, atol=1e-4)
     basis = aligned.lift(torch.eye(5)).dense()
     torch.testing.assert_close((basis * u[:, :5].float()).sum(dim=0).abs(), torch.ones(5))
+
+
+def test_knots_unscaled_is_knots_without_the_singular_values():
+    updates = updates_of((10, 7), (2, 3))
+    scaled, bare = align_knots(updates, 1e-5), align_knots_unscaled(updates, 1e-5)
+    s = torch.linalg.svdvals(torch.cat([u.dense() for u in updates], dim=1))[:5]
+    torch.testing.assert_close(bare.read() * s[:, None], scaled.read(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bare.read().square().sum(dim=(0, 2)), torch.ones(5))
+    torch.testing.assert_close(bare.lift(torch.eye(5)).dense(), scaled.lift(torch.diag(s)).dense())
 
 
 def test_knots_rows_shares_the_right_basis():

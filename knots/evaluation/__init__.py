@@ -1,6 +1,15 @@
 """Evaluation of a merge and of what it is compared with, per task and over all tasks' classes jointly."""
 
-from knots.evaluation.predictors import Ensemble, Finetuned, Merged, Predictor, ZeroShot
+from knots.evaluation.predictors import (
+    Ensemble,
+    Finetuned,
+    Merged,
+    Multitask,
+    Predictor,
+    Router,
+    Single,
+    ZeroShot,
+)
 from knots.evaluation.results import EvaluationResult, JointResult, Speed
 from knots.evaluation.run import MODES, PROTOCOLS, check_protocol, evaluate, own_mode
 from knots.evaluation.summary import summarize
@@ -13,7 +22,10 @@ __all__ = [
     "Finetuned",
     "JointResult",
     "Merged",
+    "Multitask",
     "Predictor",
+    "Router",
+    "Single",
     "Speed",
     "ZeroShot",
     "check_protocol",

@@ -32,12 +32,14 @@ class Batch(NamedTuple):
         items: int64 [B], the numbers of the items within the split.
         images: uint8 [B, H, W, 3].
         labels: int64 [B], the task's own labels.
+        route: the task whose adapter they go through, where that was found out; None is their own.
     """
 
     task: int
     items: Tensor
     images: Tensor
     labels: Tensor
+    route: int | None = None
 
 
 class TextBatch(NamedTuple):
@@ -103,12 +105,12 @@ class ImageCut:
         """Copy one batch out of the map."""
         start = min(number * self.batch_size, len(self.arrays))
         stop = min(start + self.batch_size, len(self.arrays))
-        images = _copied(self.arrays.images[start:stop], torch.uint8, self.pinned)
-        labels = _copied(self.arrays.labels[start:stop], torch.int64, self.pinned)
+        images = copied(self.arrays.images[start:stop], torch.uint8, self.pinned)
+        labels = copied(self.arrays.labels[start:stop], torch.int64, self.pinned)
         return Batch(self.task, torch.arange(start, stop, pin_memory=self.pinned), images, labels)
 
 
-def _copied(array: npt.NDArray[Any], dtype: torch.dtype, pinned: bool) -> Tensor:
+def copied(array: npt.NDArray[Any], dtype: torch.dtype, pinned: bool) -> Tensor:
     """A tensor with the numbers of a read-only array, copied once, from the map to where it is sent from."""
     tensor = torch.empty(array.shape, dtype=dtype, pin_memory=pinned)
     np.copyto(tensor.numpy(), array)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from knots.evaluation.batches import Batch, ImageCut
+from knots.evaluation.batches import Batch, Cut, ImageCut
 from knots.evaluation.module import Settings, SuiteEvaluation
 from knots.evaluation.precision import exact_float32
 from knots.evaluation.predictors import Predictor
@@ -50,7 +50,7 @@ class ImageEvaluation(SuiteEvaluation[Batch]):
         self.heads = self.heads.to(device)
         self.labels = self.heads.labels
 
-    def cut(self, arrays: ImageArrays, task: int, copies: int, pinned: bool) -> ImageCut:
+    def cut(self, arrays: ImageArrays, task: int, copies: int, pinned: bool) -> Cut[Batch]:
         """Batches of equally many pictures; fewer where copies of each go through the tower."""
         assert self.settings.batch_size is not None
         return ImageCut(arrays, task, max(1, self.settings.batch_size // copies), pinned)

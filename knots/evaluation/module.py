@@ -21,7 +21,7 @@ from knots.adapters import Adapter
 from knots.evaluation.batches import Batch, Cut, ShardedBatches, TextBatch, sharded_loaders
 from knots.evaluation.metrics import ItemTable, JointCounts, TaskCounts
 from knots.evaluation.predictors import Merged, Plan, Predictor
-from knots.evaluation.results import EvaluationResult, Speed, build_result, joint_result
+from knots.evaluation.results import Counts, EvaluationResult, Speed, build_result, joint_result
 from knots.evaluation.scores import NO_PREDICTION, group_ranks, label_ranks, top1
 from knots.models.attach import Attached, attach, beside, check_modules
 from knots.models.families import Model
@@ -99,11 +99,24 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         """What a reader of the numbers should know."""
         return ()
 
+    def place_of(self, batch: Kind) -> int:
+        """The place in the plan of the adapters that a batch goes through."""
+        return batch.task
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are read."""
+        return (self.settings.split,)
+
+    @property
+    def routed(self) -> Counts | None:
+        """[T, T], items of one task that went through another's adapter; None where nothing was routed."""
+        return None
+
     def prepare_data(self) -> None:
         """Fill the data cache, once a machine; one task's failure leaves the others' data in the cache."""
-        settings = self.settings
-        splits = [(task, settings.split) for task in self.suite.tasks]
-        prepare(splits, settings.cache_dir, settings.reading or Reading())
+        splits = [(task, split) for split in self.splits for task in self.suite.tasks]
+        prepare(splits, self.settings.cache_dir, self.settings.reading or Reading())
 
     def setup(self, stage: str) -> None:
         """Merge and prepare the heads on the trainer's device; open this process's data."""
@@ -144,7 +157,7 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         has its next work before it ends the last. Lightning has sent the batch without waiting for it.
         """
         del batch_idx, dataloader_idx
-        self._activate(self._plan[batch.task])
+        self._activate(self._plan[self.place_of(batch)])
         nothing = torch.full_like(batch.labels, NO_PREDICTION)
         prediction = nothing
         joint: tuple[Tensor, Tensor, Tensor] = (nothing, nothing, nothing)
@@ -223,4 +236,5 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
             adapter=self._plan[0][0] if isinstance(self.predictor, Merged) else None,
             notes=self.notes(),
             speed=speed,
+            routed=self.routed,
         )

@@ -1,4 +1,4 @@
-"""What is evaluated: a merge, the ensemble, the base as it is, or the fine-tuned models.
+"""What is evaluated: a merge, the base as it is, the fine-tuned models, or what else a merge is measured by.
 
 A predictor only says which adapters stand on the base while a task's items go through it. One
 adapter is attached as it is; several run beside the base in one batched pass, and the score of a
@@ -46,6 +46,31 @@ class Merged:
         """The same adapter for every task, merged now if it is not there yet."""
         merged = self.adapter if isinstance(self.adapter, Adapter) else self.adapter(device)
         return ((merged,),) * len(tasks)
+
+
+@dataclass(frozen=True, eq=False)
+class Single:
+    """One task's adapter alone on all tasks: merging must beat the best of them.
+
+    Attributes:
+        adapter: the adapter.
+    """
+
+    adapter: Adapter
+
+    kind: ClassVar[str] = "single"
+
+    def plan(self, tasks: Sequence[str], device: torch.device) -> Plan:
+        """The same adapter for every task."""
+        del device
+        return ((self.adapter,),) * len(tasks)
+
+
+@dataclass(frozen=True, eq=False)
+class Multitask(Single):
+    """One adapter that was trained on all tasks jointly: what a merge would be, had it all their data."""
+
+    kind: ClassVar[str] = "multitask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,3 +131,13 @@ class Finetuned:
         if len(self.adapters) != len(tasks):
             raise KnotsError(f"{len(tasks)} tasks need as many adapters, got {len(self.adapters)}")
         return tuple((adapter,) for adapter in self.adapters)
+
+
+@dataclass(frozen=True, eq=False)
+class Router(Finetuned):
+    """Each image by the adapter of the task that it looks most like to the base; see `routing`.
+
+    Nobody says what task an image is of. Images only.
+    """
+
+    kind: ClassVar[str] = "router"

@@ -95,7 +95,7 @@ class EvaluationResult:
     Attributes:
         suite: name of the suite.
         modality: of the suite, "vision" or "language".
-        kind: what was evaluated: merged, ensemble, zero_shot or finetuned.
+        kind: what was evaluated, as a predictor's `kind`.
         mode: per_task, joint or all.
         protocol: float32 or reference.
         split: which split was scored.
@@ -110,6 +110,7 @@ class EvaluationResult:
         adapter: the merged adapter where one was evaluated.
         notes: what a reader of the numbers should know.
         speed: how fast it went; None where the result was read back from disk.
+        routed: [T, T], items of task i that went through the adapter of task j; None without a router.
     """
 
     suite: str
@@ -127,6 +128,7 @@ class EvaluationResult:
     adapter: Adapter | None
     notes: tuple[str, ...]
     speed: Speed | None = None
+    routed: Counts | None = None
 
     def of(self, suite: Suite) -> EvaluationResult:
         """The part that is of some of the tasks: what an evaluation of these alone would have found.
@@ -150,6 +152,7 @@ class EvaluationResult:
             predictions=part,
             unscored=int((part["prediction"] == NO_PREDICTION).sum()),
             speed=None,
+            routed=None,
         )
 
     @property
@@ -189,6 +192,7 @@ def build_result(
     adapter: Adapter | None,
     notes: Sequence[str],
     speed: Speed,
+    routed: Counts | None = None,
 ) -> EvaluationResult:
     """Put counts and the item table [N, len(ITEM_COLUMNS)], both summed over processes, into a result.
 
@@ -218,6 +222,7 @@ def build_result(
         adapter=adapter,
         notes=tuple(notes),
         speed=speed,
+        routed=routed,
     )
 
 

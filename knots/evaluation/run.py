@@ -12,8 +12,9 @@ from torch import Tensor
 from knots.errors import KnotsError, unknown
 from knots.evaluation.images import HeadsOrMaker, ImageEvaluation
 from knots.evaluation.module import Settings, SuiteEvaluation
-from knots.evaluation.predictors import Ensemble, Predictor
+from knots.evaluation.predictors import Ensemble, Predictor, Router
 from knots.evaluation.results import EvaluationResult
+from knots.evaluation.routed import RoutedEvaluation
 from knots.evaluation.texts import TextEvaluation
 from knots.models.clip import Clip
 from knots.models.families import Model
@@ -49,7 +50,8 @@ def evaluate(
     Args:
         model: the base, a `Clip` for a suite of images or a `Classifier` for one of sentences.
         suite: the tasks.
-        predictor: what to score: `Merged`, `Ensemble` (images only), `ZeroShot` or `Finetuned`.
+        predictor: what to score: `Merged`, `Single`, `Multitask`, `ZeroShot`, `Finetuned`, and of images only
+            `Ensemble` and `Router`.
         mode: `per_task` (top-1 among a task's own classes), `joint` (ranks among the classes of all
             tasks, images only) or `all`, which is `per_task` for sentences.
         protocol: `float32`; or for images `reference`, the KnOTS paper's: per task under float16 autocast
@@ -82,12 +84,13 @@ def evaluate(
             f"the trainer has precision {trainer.precision!r}, but the precision of an evaluation is part "
             "of its protocol: use a trainer in precision '32-true'"
         )
-    for task in suite.tasks:
-        task.size(split)
     if suite.modality == "language":
         mode = own_mode(suite, mode)
     settings = Settings(mode, protocol, split, Path(cache_dir), batch_size, reading)
     module = _module(model, suite, predictor, settings, heads)
+    for task in suite.tasks:
+        for needed in module.splits:
+            task.size(needed)
     try:
         trainer.test(module, verbose=False)
     finally:
@@ -146,9 +149,13 @@ def _module(
         raise KnotsError(f"suite {suite.name!r} is of {suite.modality}, but the model takes {takes}")
     if isinstance(model, Clip):
         assert not isinstance(heads, Sequence)
+        if isinstance(predictor, Router):
+            return RoutedEvaluation(model, suite, predictor, settings, heads)
         return ImageEvaluation(model, suite, predictor, settings, heads)
     if isinstance(predictor, Ensemble):
         raise KnotsError(f"suite {suite.name!r} is of language, which has no ensemble of cosine scores")
+    if isinstance(predictor, Router):
+        raise KnotsError(f"suite {suite.name!r} is of language, which has no router: it is for joint labels")
     check_protocol(suite, settings.protocol)
     if not isinstance(heads, Sequence) or not isinstance(settings.reading, TextReading):
         raise KnotsError(f"suite {suite.name!r}: each task's own head and the model's tokenizer are needed")

@@ -68,6 +68,7 @@ def summarize(
         "split": result.split,
         **_per_task(result, zero_shot, reference, _draws(result, finetuned, published)),
         "joint": _joint(result.joint, result),
+        "router": _router(result),
         "unscored": result.unscored,
         "notes": list(result.notes),
     }
@@ -149,6 +150,17 @@ def _joint(joint: JointResult | None, result: EvaluationResult) -> dict[str, Any
             for row, errors in zip(joint.leaks, joint.errors, strict=True)
         ],
     }
+
+
+def _router(result: EvaluationResult) -> dict[str, Any] | None:
+    """The key `router`: the share of each task's items that went through its own adapter, and each."""
+    if result.routed is None:
+        return None
+    shares = [
+        [100 * int(count) / int(row.sum()) if row.sum() else None for count in row] for row in result.routed
+    ]
+    own = {task: shares[place][place] for place, task in enumerate(result.tasks)}
+    return {"own": own, "routed": shares}
 
 
 def _draws(

@@ -12,7 +12,6 @@ import yaml
 from knots.finetuning.plan import FinetuningPlan
 from knots.finetuning.towers import Trainable
 from knots.provenance import describe_machine
-from knots.suites.tasks import Task
 
 PACKAGES = ("knots-merging", "torch", "transformers", "peft", "lightning", "numpy")
 
@@ -25,7 +24,7 @@ class Origin:
         model: how the model is called in tables.
         base: folder, `asset:` path or hub id.
         revision: commit, tag or branch of a hub id, where it is known.
-        suite: the name of the suite that the task belongs to.
+        suite: the name of the suite that the task belongs to, or the tasks do.
     """
 
     model: str
@@ -66,7 +65,7 @@ class Facts:
 def write_card(
     folder: Path,
     origin: Origin,
-    task: Task,
+    name: str,
     facts: Facts,
     plan: FinetuningPlan,
     tower: Trainable,
@@ -77,7 +76,7 @@ def write_card(
     Args:
         folder: where the trained tensors are.
         origin: base and suite.
-        task: what was learnt.
+        name: of the task that was learnt.
         facts: about base, task and data.
         plan: the recipe.
         tower: what was trained.
@@ -92,10 +91,10 @@ def write_card(
     versions = ", ".join(f"{name} {machine['versions'].get(name)}" for name in PACKAGES)
     commit = (machine["commit"] or {}).get("hash", "unknown")
     text = f"""\
-# {task.name}: {" ".join(filter(None, [tower.kind, "of", facts.subject, origin.model]))}
+# {name}: {" ".join(filter(None, [tower.kind, "of", facts.subject, origin.model]))}
 
 - Base: {base}{revision}{content}
-- Task: `{task.name}` of suite `{origin.suite}`, {facts.task}
+- Task: `{name}` of suite `{origin.suite}`, {facts.task}
 - Data: {sizes}. The test split was not used.
 - Accuracy on the validation split: {after:.2f} % ({facts.before}: {before:.2f} %). \
 This split also chose the step that was kept.

@@ -23,7 +23,6 @@ from torch import Tensor
 from knots.files import whole_file
 from knots.finetuning.lessons import Lesson
 from knots.finetuning.plan import FinetuningPlan
-from knots.suites.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +37,11 @@ def training_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.training")
 
 
-def identity(task: Task, lesson: Lesson, plan: FinetuningPlan) -> dict[str, str]:
+def identity(name: str, lesson: Lesson, plan: FinetuningPlan) -> dict[str, str]:
     """What a training is of, by part: only one that agrees in all of them is gone on with."""
     return {
         "format": str(FORMAT),
-        "task": task.name,
+        "task": name,
         **lesson.identity(),
         **{f"finetune.{key}": json.dumps(value) for key, value in asdict(plan).items()},
     }

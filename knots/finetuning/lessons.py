@@ -1,6 +1,7 @@
 """What a lesson is: a network whose logits tell the classes of one task apart, its items, and what both are.
 
-There is one kind a modality (`pictures.py`, `pairs.py`); training, checkpoints and cards know only this.
+There is one kind a modality (`pictures.py`, `pairs.py`), and one of several tasks at once (`joint.py`);
+training, checkpoints and cards know only this.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from knots.finetuning.card import Facts
 from knots.finetuning.towers import Trainable
 
-Batch = tuple[Tensor, ...]
-"""What a network takes, and the labels int64 [B] behind it."""
+Batch = tuple[Any, ...]
+"""What a network takes, tensors, and the labels int64 [B] behind it; of several tasks, first its number."""
 
 
 class Lesson(Protocol):
-    """One task for one model.
+    """One task for one model, or several at once.
 
     Attributes:
         network: logits float32 [B, C] of a batch; it is the model itself with a head on it.
@@ -49,6 +50,11 @@ class Lesson(Protocol):
 
     def facts(self) -> Facts:
         """What the card says of them."""
+
+
+def task_of(batch: Batch) -> int:
+    """The number of the task that a batch is of; 0 where a lesson has only one."""
+    return batch[0] if isinstance(batch[0], int) else 0
 
 
 def digest_of(*parts: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knots.finetuning.lessons import Batch, Lesson
+from knots.finetuning.lessons import Batch, Lesson, task_of
 from knots.finetuning.plan import FinetuningPlan
 from knots.finetuning.towers import Trainable
 from knots.training import SCHEDULES
@@ -24,7 +25,7 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        accuracy: the best on the validation split so far, as a fraction.
+        accuracy: the best on the validation split so far, as a fraction; of several tasks, their mean.
         best: the tensors that reached it.
         mark: the accuracy that the next ones must beat by more than `min_delta`.
         stale: looks since then.
@@ -39,7 +40,7 @@ class Progress:
 
 
 class Finetuning(L.LightningModule):
-    """Trains what is trainable of a lesson's network to tell the classes of one task apart.
+    """Trains what is trainable of a lesson's network to tell the classes of each task apart.
 
     Attributes:
         progress: how far it is, and the best tensors so far.
@@ -52,15 +53,16 @@ class Finetuning(L.LightningModule):
         # A checkpoint holds only what is trained.
         self.strict_loading = False
         self.progress = Progress()
-        self._correct = self._seen = 0
+        self._correct: Counter[int] = Counter()
+        self._seen: Counter[int] = Counter()
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Any) -> Tensor:
         """Logits [B, C] in float32."""
         logits: Tensor = self.network(*inputs)
         return logits
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        """Cross-entropy over the task's own classes."""
+        """Cross-entropy over the own classes of the batch's task."""
         del step
         *inputs, labels = batch
         loss = F.cross_entropy(self(*inputs), labels)
@@ -69,16 +71,18 @@ class Finetuning(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        """Count what is right."""
+        """Count what is right, task by task."""
         del step
         *inputs, labels = batch
-        self._correct += int((self(*inputs).argmax(dim=1) == labels).sum())
-        self._seen += len(labels)
+        self._correct[task_of(batch)] += int((self(*inputs).argmax(dim=1) == labels).sum())
+        self._seen[task_of(batch)] += len(labels)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the tensors if they are the best so far; stop when nothing was gained for a while."""
-        now, accuracy = self.progress, self._correct / max(1, self._seen)
-        self._correct = self._seen = 0
+        shares = [self._correct[task] / max(1, seen) for task, seen in self._seen.items()]
+        now, accuracy = self.progress, sum(shares) / max(1, len(shares))
+        self._correct.clear()
+        self._seen.clear()
         self.log("accuracy", accuracy, prog_bar=True)
         log.info("step %d: validation accuracy %.2f %%", self.global_step, 100 * accuracy)
         now.stale += 1

@@ -1,4 +1,4 @@
-"""Train the tasks of a suite in turn, each from where it was stopped."""
+"""Train the tasks of a suite in turn, or one adapter on all of them, each from where it was stopped."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from knots.files import whole_folder
 from knots.finetuning.card import Origin, write_card
 from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
 from knots.finetuning.decoders import HEAD_FILE
+from knots.finetuning.joint import MULTITASK
 from knots.finetuning.lessons import Lesson
 from knots.finetuning.module import Finetuning, Progress
 from knots.finetuning.plan import FinetuningPlan
-from knots.finetuning.subjects import check_modality, load_subject, make_lesson
+from knots.finetuning.subjects import check_modality, load_subject, make_joint_lesson, make_lesson
 from knots.models.families import Model, Spec
 from knots.suites.data import DataOptions, Reading, TextReading, load_split
 from knots.suites.tasks import Suite, Task
@@ -50,23 +51,25 @@ def finetune_tasks(
     force: bool,
     options: DataOptions | None = None,
     loggers: Loggers | None = None,
+    multitask: bool = False,
 ) -> Iterator[tuple[str, dict[str, float] | None]]:
-    """Train some tasks of a suite in turn, each from the base.
+    """Train some tasks of a suite in turn, each from the base; or one adapter on all of them jointly.
 
     Args:
         spec: the base.
         suite: the tasks there are.
         tasks: the name of one, or several, or `all`.
         plan: how to train each.
-        folder: each goes into a folder below, named after its task.
+        folder: each goes into a folder below, named after its task, or `multitask`.
         trainer: further options of `lightning.Trainer`.
         cache_dir: where items and class features are kept.
         force: train what is there already again.
         options: how pictures are read.
         loggers: gives a task's logger, which is asked for when its training starts.
+        multitask: train one adapter on the tasks jointly, which is called `multitask`.
 
     Yields:
-        Each task's name and what `finetune` measured, or None for one that was there.
+        Each task's name, or `multitask`, and what was measured, or None for one that was there.
 
     Raises:
         KnotsError: the suite has no such task, or model, suite and plan are not of one modality.
@@ -77,23 +80,27 @@ def finetune_tasks(
             raise unknown(f"task of suite {suite.name!r}:", name, (*suite.task_names, "all"))
     check_modality(spec, suite, plan)
     subject = load_subject(spec, plan, options or DataOptions())
-    model = subject.model
     # The commit says more than the name of a branch.
-    commit = model.base.identity.get("commit", spec.revision)
+    commit = subject.model.base.identity.get("commit", spec.revision)
     origin = Origin(spec.name, spec.base, commit, suite.name)
-    for one in suite.tasks:
-        if not {one.name, "all"} & set(wanted):
-            continue
-        place = folder / one.name
+    chosen = [one for one in suite.tasks if {one.name, "all"} & set(wanted)]
+    trainings = {MULTITASK: chosen} if multitask else {one.name: [one] for one in chosen}
+    for name, tasks_of_it in trainings.items():
+        place = folder / name
         if not force and _is_finished(place, plan.kind):
-            yield one.name, None
+            yield name, None
             continue
-        data = load_splits(one, cache_dir, subject.reading)
-        logger = loggers(one.name) if loggers else None
-        found = finetune(
-            model, one, data, plan, place, trainer, origin=origin, logger=logger, cache_dir=cache_dir
-        )
-        yield one.name, found
+        data = {one.name: load_splits(one, cache_dir, subject.reading) for one in tasks_of_it}
+        known: dict[str, Any] = {
+            "origin": origin,
+            "logger": loggers(name) if loggers else None,
+            "cache_dir": cache_dir,
+        }
+        if multitask:
+            yield name, finetune_jointly(subject.model, chosen, data, plan, place, trainer, **known)
+        else:
+            (one,) = tasks_of_it
+            yield name, finetune(subject.model, one, data[name], plan, place, trainer, **known)
 
 
 def _is_finished(place: Path, kind: str) -> bool:
@@ -155,21 +162,67 @@ def finetune(
             the plan's precision, or training diverged.
     """
     lesson = make_lesson(model, task, data, plan, cache_dir)
-    checkpoints = Checkpoints(training_folder(folder), identity(task, lesson, plan))
+    return _teach(task.name, lesson, plan, folder, trainer, origin, logger)
+
+
+def finetune_jointly(
+    model: Model,
+    tasks: Sequence[Task],
+    data: Mapping[str, Mapping[str, Any]],
+    plan: FinetuningPlan,
+    folder: Path,
+    trainer: Mapping[str, Any],
+    *,
+    origin: Origin,
+    logger: Logger | None = None,
+    cache_dir: Path | None = None,
+) -> dict[str, float]:
+    """Train one adapter on several tasks at once and save it, as `finetune` does with one task.
+
+    Every batch is of one task, scored among its own classes; the tasks take turns in rounds of random order.
+    Accuracies are means over the tasks, and their mean chooses the step that is kept.
+
+    Args:
+        model: the base; it is given back as it was.
+        tasks: what is learnt, of one modality.
+        data: task -> split -> items.
+        plan: how to train; its steps are those of all tasks together.
+        folder: where the result goes.
+        trainer: further options of `lightning.Trainer`.
+        origin: base and suite, for the card.
+        logger: gets loss, learning rate and validation accuracy.
+        cache_dir: where class features are kept; None keeps none.
+
+    Raises:
+        KnotsError: as `finetune`; or the tasks are of sentences.
+    """
+    lesson = make_joint_lesson(model, tasks, data, plan, cache_dir)
+    return _teach(MULTITASK, lesson, plan, folder, trainer, origin, logger)
+
+
+def _teach(
+    name: str,
+    lesson: Lesson,
+    plan: FinetuningPlan,
+    folder: Path,
+    trainer: Mapping[str, Any],
+    origin: Origin,
+    logger: Logger | None,
+) -> dict[str, float]:
+    """Train what a lesson is of and save it with its card."""
+    checkpoints = Checkpoints(training_folder(folder), identity(name, lesson, plan))
     with seeded(plan.seed), lesson.in_training() as tower:
         module = Finetuning(lesson, tower, plan)
         fit = _trainer(plan, lesson, trainer, checkpoints, logger)
         train(module, lesson, fit, checkpoints)
         done = module.progress
         if not all(bool(tensor.isfinite().all()) for tensor in done.best.values()):
-            raise KnotsError(
-                f"{task.name}: training diverged; lower finetune.learning_rate={plan.learning_rate}"
-            )
+            raise KnotsError(f"{name}: training diverged; lower finetune.learning_rate={plan.learning_rate}")
         tower.load(done.best)
         before, after = 100 * done.zero_shot, 100 * done.accuracy
         with whole_folder(folder) as unfinished:
             tower.save(unfinished, getattr(torch, plan.dtype))
-            write_card(unfinished, origin, task, lesson.facts(), plan, tower, (before, after))
+            write_card(unfinished, origin, name, lesson.facts(), plan, tower, (before, after))
     log.info("saved %s", folder)
     checkpoints.remove()
     return {lesson.before: before, "finetuned": after}

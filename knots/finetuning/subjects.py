@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from knots.errors import KnotsError
+from knots.finetuning.joint import JointLesson
 from knots.finetuning.lessons import Lesson
 from knots.finetuning.pairs import PairLesson, base_dtype
 from knots.finetuning.pictures import PictureLesson
@@ -81,3 +82,33 @@ def make_lesson(
     raise KnotsError(
         f"task {task.name!r}, a {type(model).__name__} and a recipe for {plan.modality} do not go together"
     )
+
+
+def make_joint_lesson(
+    model: Model,
+    tasks: Sequence[Task],
+    data: Mapping[str, Mapping[str, Any]],
+    plan: FinetuningPlan,
+    cache_dir: Path | None,
+) -> JointLesson:
+    """The lesson of several tasks at once.
+
+    Args:
+        model: the base.
+        tasks: what is learnt.
+        data: task -> split -> items.
+        plan: how.
+        cache_dir: where class features are kept; None keeps none.
+
+    Raises:
+        KnotsError: as `make_lesson`; or there is no task, or the tasks are of sentences.
+    """
+    if not tasks:
+        raise KnotsError("multitask=true: at least one task is needed")
+    if isinstance(model, Classifier):
+        raise KnotsError(
+            "multitask=true is for tasks of images: a task of sentences learns a head of its own, for which "
+            "there is no joint training here; use multitask=false"
+        )
+    lessons = {task.name: make_lesson(model, task, data[task.name], plan, cache_dir) for task in tasks}
+    return JointLesson(lessons, plan)

@@ -1,10 +1,11 @@
-"""What one run needs beside what others share: its merge, what its rule asks of the data, its trainer."""
+"""What one run needs beside what others share: what it scores, what its rule sees, its trainer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -13,9 +14,11 @@ from rich.console import Console
 
 from knots.adapters import Adapter
 from knots.adapters.shortening import shorten_all
+from knots.evaluation import Ensemble, Finetuned, Merged, Multitask, Predictor, Router, Single, ZeroShot
 from knots.evaluation.calibration import collect_fishers, collect_grams
 from knots.evaluation.images import LOGIT_SCALE
-from knots.merging import merge
+from knots.merging import Prepared, merge
+from knots.pipelines.bounds import alone
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.progress import EvaluationBar
 from knots.pipelines.trainers import quiet_trainer
@@ -49,8 +52,7 @@ def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> tuple[Adapt
     Returns:
         The merge, and the relative error that shortening it to the plan's rank cost; None where it is whole.
     """
-    statistics = _statistics(plan, shop, device)
-    found = merge(shop.prepared, **plan.options, **statistics, seed=plan.seed, device=device)
+    found = merger(plan, shop, device)(shop.prepared)
     cost = None
     if plan.max_rank is not None:
         short, cost = shorten_all(found.updates, plan.max_rank)
@@ -59,6 +61,28 @@ def merged(plan: MergePlan, shop: Workshop, device: torch.device) -> tuple[Adapt
         return found, cost
     heads = zip(plan.suite.task_names, shop.task_heads, strict=True)
     return replace(found, heads={f"{task}.weight": head for task, head in heads}), cost
+
+
+def merger(
+    plan: MergePlan, shop: Workshop, device: torch.device
+) -> Callable[[Sequence[Adapter] | Prepared], Adapter]:
+    """What merges adapters of the plan's tasks as the plan says, before anything is shortened."""
+    statistics = _statistics(plan, shop, device)
+    return partial(merge, **plan.options, **statistics, seed=plan.seed, device=device)
+
+
+def predictor_of(plan: MergePlan, shop: Workshop, make: Callable[[torch.device], Adapter]) -> Predictor:
+    """What a plan scores; `make` merges on a device where it is a merge."""
+    kind, one = plan.kind, alone(plan, shop)
+    if kind == "merged":
+        return Merged(make)
+    if kind == "zero_shot":
+        return ZeroShot()
+    if one is not None:
+        return Multitask(one) if kind == "multitask" else Single(one)
+    if kind == "ensemble":
+        return Ensemble(shop.adapters)
+    return Router(shop.adapters) if kind == "router" else Finetuned(shop.adapters)
 
 
 def _statistics(plan: MergePlan, shop: Workshop, device: torch.device) -> Mapping[str, Any]:

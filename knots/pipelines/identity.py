@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from knots.adapters import Adapter, content_fingerprint
+from knots.evaluation.routing import PROTOTYPES
+from knots.pipelines.bounds import choice_metric
 from knots.pipelines.plans import MergePlan
 from knots.suites.data import Reading, source_identity
 from knots.suites.tasks import ImageTask, Task, TextTask
@@ -27,6 +29,7 @@ def merge_identity(
     adapters: Sequence[Adapter],
     reading: Reading | TextReading,
     heads: Sequence[Tensor] | None = None,
+    alone: Adapter | None = None,
 ) -> dict[str, Any]:
     """Identity of a run of `run_merge`.
 
@@ -34,9 +37,10 @@ def merge_identity(
         plan: the run.
         base: what tells the base from others.
         text: what tells the text tower from others, where it is not the base's own.
-        adapters: those that the run depends on; none for `zero_shot`.
+        adapters: those that the run depends on, be it that it is normalized by them; none for `zero_shot`.
         reading: how items become what the base takes.
         heads: each task's own, where tasks bring one.
+        alone: the adapter that all tasks are scored with, where one is that is no merge.
     """
     scoring = plan.scoring
     identity: dict[str, Any] = {
@@ -52,6 +56,14 @@ def merge_identity(
         identity["normalize_by"] = scoring.normalize_by
     if plan.kind == "merged":
         identity |= {"merge": _options(plan.options), "seed": plan.seed, "max_rank": plan.max_rank}
+    if alone is not None:
+        identity["alone"] = [alone.name, alone.fingerprint]
+    if plan.chosen is not None:
+        identity["chosen_by"] = choice_metric(plan)
+    if plan.kind == "router":
+        identity["prototypes"] = [
+            data_identity(task, PROTOTYPES, plan.cache_dir, reading) for task in plan.suite.tasks
+        ]
     if plan.calibration is not None:
         shown = [
             data_identity(task, plan.calibration.split, plan.cache_dir, reading) for task in plan.suite.tasks

@@ -7,7 +7,7 @@ and every task by its own adapter. Each answer is a run of its own and is found 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,9 @@ from rich.console import Console
 
 from knots.adapters import Adapter, save_adapter
 from knots.drafts import writing
-from knots.evaluation import (
-    Ensemble,
-    EvaluationResult,
-    Finetuned,
-    Merged,
-    Predictor,
-    ZeroShot,
-    evaluate,
-    summarize,
-)
-from knots.pipelines.bench import make_trainer, merged, workshop_for
+from knots.evaluation import EvaluationResult, Predictor, evaluate, summarize
+from knots.pipelines.bench import make_trainer, merged, predictor_of, workshop_for
+from knots.pipelines.bounds import alone, choice_note, settled
 from knots.pipelines.identity import merge_identity
 from knots.pipelines.plans import BASELINES, MergePlan
 from knots.pipelines.rehearsal import published_references, rehearse
@@ -72,6 +64,9 @@ def run_merge(plan: MergePlan, console: Console | None = None, workshop: Worksho
             A mistake in the options or the adapters shows before anything is evaluated.
     """
     shop, console = workshop or workshop_for(plan, keeps=False), console or Console(quiet=True)
+    chosen = settled(plan, lambda one: run_merge(one, console, shop).run.metrics)
+    assert chosen is not None
+    plan = chosen
     if plan.force or finished_run(plan, shop) is None:
         rehearse(plan, shop)
     baselines = baseline_answers(plan, shop, console)
@@ -81,7 +76,10 @@ def run_merge(plan: MergePlan, console: Console | None = None, workshop: Worksho
 
 def finished_outcome(plan: MergePlan, workshop: Workshop) -> Outcome | None:
     """The outcome of a plan whose run and baselines are all finished; None if one of them is not."""
-    runs = {}
+    chosen = settled(plan, lambda one: _finished_metrics(one, workshop))
+    if chosen is None:
+        return None
+    plan, runs = chosen, {}
     for kind, asked in {**{kind: plan.baseline(kind) for kind in BASELINES[plan.kind]}, "": plan}.items():
         found = finished_run(asked, workshop)
         if found is None:
@@ -125,7 +123,13 @@ def baseline_answers(plan: MergePlan, shop: Workshop, console: Console) -> dict[
 def run_identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:
     """What determines the result of a plan's run, as plain values; its id is made from it."""
     adapters = shop.adapters if plan.kind != "zero_shot" else ()
-    return merge_identity(plan, shop.base.identity, shop.text, adapters, shop.reading, shop.task_heads)
+    parts = (shop.base.identity, shop.text, adapters, shop.reading, shop.task_heads)
+    return merge_identity(plan, *parts, alone(plan, shop))
+
+
+def _finished_metrics(plan: MergePlan, shop: Workshop) -> Mapping[str, Any] | None:
+    found = finished_run(plan, shop)
+    return None if found is None else found.metrics
 
 
 def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], console: Console) -> Answer:
@@ -200,7 +204,7 @@ def _evaluate(plan: MergePlan, shop: Workshop, console: Console) -> tuple[Evalua
             costs.append(cost)
         return adapter
 
-    result = score(plan, shop, _predictor(plan.kind, shop, make), console)
+    result = score(plan, shop, predictor_of(plan, shop, make), console)
     return result, costs[0] if costs else None
 
 
@@ -221,20 +225,12 @@ def score(plan: MergePlan, shop: Workshop, predictor: Predictor, console: Consol
     )
 
 
-def _predictor(kind: str, shop: Workshop, make: Callable[[torch.device], Adapter]) -> Predictor:
-    if kind == "merged":
-        return Merged(make)
-    if kind == "ensemble":
-        return Ensemble(shop.adapters)
-    return Finetuned(shop.adapters) if kind == "finetuned" else ZeroShot()
-
-
 def _summary(
     plan: MergePlan, result: EvaluationResult, baselines: Mapping[str, EvaluationResult], cost: float | None
 ) -> dict[str, Any]:
     """The content of `metrics.json`. A baseline is its own reference."""
     known = {**baselines, plan.kind: result}
-    return summarize(
+    metrics = summarize(
         result,
         model=plan.model.name,
         merge={**plan.description, "max_rank_error": cost},
@@ -243,6 +239,7 @@ def _summary(
         finetuned=known.get("finetuned"),
         published=published_references(plan),
     )
+    return {**metrics, "notes": [*metrics["notes"], *choice_note(plan)]}
 
 
 def _keep_adapter(adapter: Adapter, folder: Path) -> None:

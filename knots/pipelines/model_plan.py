@@ -15,7 +15,7 @@ PRECISIONS = ("32", "bf16", "16")
 MODEL_KEYS = (
     *("name", "family", "base", "revision", "adapters", "updates", "spelling"),
     *("default_suite", "default_finetune", "default_precision"),
-    *("universes", "own_init"),
+    *("universes", "own_init", "multitask"),
 )
 """Keys of models of every family; a family adds its own."""
 
@@ -41,6 +41,8 @@ class ModelPlan:
         pretrained: an adapter that stands for the base and must be a zero update. Of a classifier only.
         precision: what `precision=auto` means for this model.
         universe: which set of adapters; None where there is one.
+        multitask: one adapter that was trained on all tasks jointly: as `adapters`, without `{task}`; None
+            where there is none.
         own_init: task -> the universe whose adapter it takes, so that no two tasks of a set started from the
             same factors; empty where all of a set did (or nothing is known of it).
     """
@@ -58,6 +60,7 @@ class ModelPlan:
     precision: str = "32"
     universe: int | None = None
     own_init: Mapping[str, int] = field(default_factory=dict)
+    multitask: str | None = None
 
     @property
     def shared_init(self) -> bool:
@@ -83,6 +86,13 @@ class ModelPlan:
         if self.own_init and task not in self.own_init:
             raise unknown("task with shared_init=false:", task, self.own_init)
         return place.replace("{universe}", str(self.own_init.get(task, self.universe)))
+
+    @property
+    def multitask_place(self) -> str | None:
+        """Where the adapter that was trained on all tasks jointly is; None where there is none."""
+        if self.multitask is None or self.universe is None:
+            return self.multitask
+        return self.multitask.replace("{universe}", str(self.universe))
 
 
 def parse_model(
@@ -127,6 +137,7 @@ def parse_model(
         spelling=dict(model.get("spelling") or {}),
         heads=_text_or_none("model.heads", model.get("heads")),
         pretrained=_text_or_none("model.pretrained", model.get("pretrained")),
+        multitask=_text_or_none("model.multitask", model.get("multitask")),
         precision=choice("model.default_precision", str(model.get("default_precision", "32")), PRECISIONS),
         **_parse_universe(model, pattern, universe, shared_init, own=adapters is None),
     )

@@ -14,29 +14,39 @@ from knots.errors import KnotsError, unknown
 from knots.evaluation import MODES, PROTOCOLS, check_protocol, own_mode
 from knots.evaluation.calibration import Labels
 from knots.merging import METHODS
+from knots.methods import MARKS
 from knots.models.families import FAMILIES
 from knots.pipelines.model_plan import PRECISIONS, ModelPlan, parse_model
 from knots.pipelines.values import choice, flag, names_of, number, numbers, text, whole
 from knots.suites.data import DataOptions
 from knots.suites.tasks import SPLITS, Suite, parse_suite
 
-KINDS = ("merged", "ensemble", "zero_shot", "finetuned")
+KINDS = ("merged", "ensemble", "single", "multitask", "router", "zero_shot", "finetuned")
 BASELINES: Mapping[str, tuple[str, ...]] = {
-    "merged": ("zero_shot", "finetuned"),
-    "ensemble": ("zero_shot", "finetuned"),
+    **dict.fromkeys(KINDS, ("zero_shot", "finetuned")),
     "zero_shot": (),
     "finetuned": (),
 }
 """What each kind of predictor is compared with."""
 
+VISION_ONLY: Mapping[str, str] = {
+    "ensemble": "which has no ensemble",
+    "router": "whose tasks share their labels: nothing is joint, so there is nothing to route",
+}
+"""Kinds of predictors for images alone, and why a suite of language has none."""
+
+BEST = "best"
+"""The single adapter that the validation split chooses."""
+
 NORMALIZERS = ("measured", "published")
 AUTO = "auto"
+FULL = "full"
 
 # The options of `knots.merge` by the type of their values; every other key is an option of the rule.
 NUMBERS = ("scale", "density", "drop", "cutoff")
 WORDS = ("space", "rule", "dare_rng", "trim")
 OTHERS = ("reduce", "weights", "isotropize")
-LABELS = ("kind", "method", "source", "also", "seed", "calibration")
+LABELS = ("kind", "method", "source", "also", "seed", "calibration", "adapter")
 LABELINGS: tuple[Labels, ...] = get_args(Labels)
 
 
@@ -99,6 +109,9 @@ class MergePlan:
         data: how pictures are read.
         calibration: what the rule is shown of the data; None for rules that need none.
         keep_adapter: save the merged adapter with the run; no number depends on it.
+        adapter: of kind "single" the task whose adapter is scored, or `BEST`; else None.
+        chosen: task -> what its adapter alone reached on the validation split, where that chose `adapter`;
+            `bounds.choice_metric` says what was measured.
     """
 
     model: ModelPlan
@@ -116,20 +129,26 @@ class MergePlan:
     data: DataOptions = field(default_factory=DataOptions)
     calibration: Calibration | None = None
     keep_adapter: bool = True
+    adapter: str | None = None
+    chosen: Mapping[str, float] | None = None
 
     @property
     def label(self) -> str:
         """How the run is called: the method's name, or what kind of predictor it is.
 
-        The name follows from space, rule and drop, so it stays true when the user changes them.
+        The name follows from the options, so it stays true when the user changes them.
         """
+        if self.kind == "single" and self.adapter != BEST and self.chosen is None:
+            return f"single ({self.adapter})"
         if self.kind != "merged":
             return self.kind
-        space, rule, drop = self.options["space"], self.options["rule"], self.options["drop"]
-        for name, method in METHODS.items():
-            if (method.space, method.rule, "drop" in method.takes) == (space, rule, drop > 0):
+        drop = self.options["drop"] > 0
+        marks = {mark for mark in MARKS if self.options.get(mark[0]) == mark[1]}
+        # A variant is its method too; the name that says more is meant.
+        for name, method in sorted(METHODS.items(), key=lambda item: -len(item[1])):
+            if ("drop" in method.takes) == drop and marks <= method.items() <= self.options.items():
                 return name
-        return f"{'dare, ' if drop > 0 else ''}{space} x {Path(rule).name}"
+        return f"{'dare, ' if drop else ''}{self.options['space']} x {Path(self.options['rule']).name}"
 
     @property
     def description(self) -> dict[str, Any]:
@@ -144,6 +163,7 @@ class MergePlan:
             **extra,
             "max_rank": self.max_rank,
             **self._adapters,
+            **({"adapter": self.adapter} if self.kind == "single" else {}),
             **given,
         }
 
@@ -159,7 +179,16 @@ class MergePlan:
         merge = {"kind": kind, "method": kind}
         config = {**self.config, "merge": merge, "max_rank": None, "seed": 0}
         return replace(
-            self, kind=kind, options={}, max_rank=None, seed=0, force=False, config=config, calibration=None
+            self,
+            kind=kind,
+            options={},
+            max_rank=None,
+            seed=0,
+            force=False,
+            config=config,
+            calibration=None,
+            adapter=None,
+            chosen=None,
         )
 
 
@@ -176,9 +205,9 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
     modality = suite.modality
     merge = config["merge"]
     kind = choice("merge.kind", merge.get("kind"), KINDS)
-    if kind == "ensemble" and modality == "language":
-        raise KnotsError(f"merge=ensemble: suite {suite.name!r} is of language, which has no ensemble")
-    rank = config["max_rank"]
+    if kind in VISION_ONLY and modality == "language":
+        raise KnotsError(f"merge={kind}: suite {suite.name!r} is of language, {VISION_ONLY[kind]}")
+    rank = None if config["max_rank"] == FULL else config["max_rank"]
     return MergePlan(
         model=model,
         suite=suite,
@@ -195,6 +224,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         data=DataOptions(**config.get("data", {})),
         calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
         keep_adapter=flag("keep_adapter", config["keep_adapter"]),
+        adapter=_adapter_alone(kind, merge, suite),
     )
 
 
@@ -289,6 +319,15 @@ def _no_options(kind: str, merge: Mapping[str, Any]) -> dict[str, Any]:
     if extra:
         raise KnotsError(f"merge.{extra[0]}={merge[extra[0]]!r}: {kind} merges nothing and takes no options")
     return {}
+
+
+def _adapter_alone(kind: str, merge: Mapping[str, Any], suite: Suite) -> str | None:
+    """Whose adapter is scored alone."""
+    if kind == "single":
+        return choice("merge.adapter", merge.get("adapter"), (BEST, *suite.task_names))
+    if "adapter" in merge:
+        raise KnotsError(f"merge.adapter={merge['adapter']!r} is for merge=single, not for kind {kind!r}")
+    return None
 
 
 def _seed(chosen: object, published: object) -> int:

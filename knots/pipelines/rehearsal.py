@@ -14,6 +14,7 @@ from knots.errors import KnotsError
 from knots.merging import merge
 from knots.models.attach import check_modules
 from knots.pipelines.bench import CALIBRATED
+from knots.pipelines.bounds import alone
 from knots.pipelines.plans import BASELINES, MergePlan
 from knots.pipelines.workshop import Workshop
 from knots.updates import LowRank
@@ -30,6 +31,9 @@ def rehearse(plan: MergePlan, shop: Workshop) -> None:
     published_references(plan)
     if plan.kind == "zero_shot":
         return
+    one = alone(plan, shop)
+    if one is not None:
+        check_modules(shop.model.tower, one)
     if plan.kind == "merged":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the merge itself says it again

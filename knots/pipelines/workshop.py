@@ -88,11 +88,24 @@ class Workshop:
         return [self._part(f"adapter {task}", partial(self._adapter, task)) for task in names]
 
     def _adapter(self, task: str) -> Adapter:
-        place = self.plan.adapter_of(task)
+        return self._load(self.plan.adapter_of(task), task)
+
+    def _load(self, place: str, name: str) -> Adapter:
         if self.plan.updates == "full":
             assert isinstance(self.model, Clip)
-            return load_finetuned(place, self.model, name=task)
-        return load_adapter(place, name=task)
+            return load_finetuned(place, self.model, name=name)
+        return load_adapter(place, name=name)
+
+    @property
+    def multitask(self) -> Adapter:
+        """The adapter that was trained on all tasks jointly; the model must name one.
+
+        Raises:
+            KnotsError: it cannot be loaded.
+        """
+        place = self.plan.multitask_place
+        assert place is not None
+        return self._part("multitask", lambda: self._load(place, "multitask"))
 
     @cached_property
     def prepared(self) -> Prepared:

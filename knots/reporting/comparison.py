@@ -17,6 +17,9 @@ LABELS = {
     "finetuned": "fine-tuned",
     "merged": "merged",
     "ensemble": "ensemble",
+    "single": "single adapter",
+    "multitask": "multi-task",
+    "router": "router",
 }
 BASE = "base"
 """How an unmerged language model with the tasks' own heads is called; they were trained: no zero-shot."""

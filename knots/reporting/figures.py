@@ -30,6 +30,9 @@ COLOURS = {
     "fine-tuned": "#56B4E9",
     "merged": "#0072B2",
     "ensemble": "#D55E00",
+    "single adapter": "#E69F00",
+    "multi-task": "#009E73",
+    "router": "#CC79A7",
 }
 GROUP = 0.84
 """Width of a group of bars; the rest of 1 is the gap to the next group."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
+from knots.rules.dare import Masks
 
 Commutes = Literal["both", "left", "none"]
 
@@ -40,6 +41,8 @@ class Census:
         weights: [T] task weights that already multiply the coordinates, or None for equal weights.
         grams: module name -> [T, I, I] Gram matrices of the module's inputs, where the user gave them.
         space: the space that the user chose.
+        masks: DARE's keep masks, for a rule that drops by itself; None where nothing is dropped.
+        drop: the fraction that they drop.
     """
 
     tasks: tuple[str, ...]
@@ -47,6 +50,8 @@ class Census:
     weights: Tensor | None = None
     grams: Callable[[str], Tensor] | None = None
     space: str = "full"
+    masks: Masks | None = None
+    drop: float = 0.0
 
 
 class Session:
@@ -78,6 +83,11 @@ class Rule:
 
     commutes: ClassVar[Commutes] = "none"
     by_entry: ClassVar[bool] = False
+
+    @property
+    def drops(self) -> bool:
+        """Whether the rule itself applies the census' masks; if not, it is shown coordinates under them."""
+        return False
 
     def begin(self, census: Census) -> Session:
         """Start one merge."""

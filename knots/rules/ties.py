@@ -10,13 +10,17 @@ the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
 from knots.rules.base import Census, Reduce, Rule, Session, Site, check_reduce, task_weights
+from knots.rules.dare import dare
+
+Elect = Literal["sum", "count"]
+DareAfter = Literal["alignment", "trim"]
 
 LOW_BITS = 15
 UPPER_BINS = 1 << 16  # the sign bit is always zero, so half of them can be hit
@@ -24,6 +28,9 @@ LOWER_BINS = 1 << LOW_BITS
 
 BLOCK = 1 << 20
 """Numbers that are worked on at once: several intermediate results of this size are held, and fit a cache."""
+
+
+CHOICES = {"trim": ("model", "module"), "elect": get_args(Elect), "dare_after": get_args(DareAfter)}
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,19 @@ class Ties(Rule):
     k-th smallest are kept: int(N * density) + 1 of them, the count of the KnOTS reference. Density 1 trims
     nothing. The elected sign is that of the sum over tasks; where the sum cancels exactly the merge is 0.
 
+    The published variants of `elect` and `dare_after` are those of TARA (arXiv 2603.26299), whose code
+    elects a positive sign where a count is a tie. Here the sum decides a tie: in KnOTS coordinates the sign
+    of a whole row is arbitrary, and so would be the merge.
+
     Attributes:
         density: fraction kept, 0 < density <= 1.
         reduce: "mean" over the entries that agree with the elected sign (weighted: divided by the sum of
             their task weights), or their "sum".
         trim: "model", one threshold per task over all modules (the KnOTS paper), or "module".
+        elect: "sum", the sign of the sum over tasks (the TIES paper), or "count", the sign that most of the
+            kept entries have, each counted with its task's weight; a tie is decided by the sum.
+        dare_after: DARE drops entries after the "alignment", before anything is trimmed (the KnOTS paper),
+            or after the "trim".
 
     Raises:
         KnotsError: an option is out of range.
@@ -48,11 +63,20 @@ class Ties(Rule):
     density: float = 1.0
     reduce: Reduce = "mean"
     trim: Literal["model", "module"] = "model"
+    elect: Elect = "sum"
+    dare_after: DareAfter = "alignment"
 
     def __post_init__(self) -> None:
         check_reduce("ties", self.reduce)
-        if self.trim not in ("model", "module"):
-            raise KnotsError(f"rule ties: trim={self.trim!r}; allowed: 'model', 'module'")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                known = ", ".join(map(repr, allowed))
+                raise KnotsError(f"rule ties: {name}={getattr(self, name)!r}; allowed: {known}")
+
+    @property
+    def drops(self) -> bool:
+        """Whether DARE waits for the trimming."""
+        return self.dare_after == "trim"
 
     def begin(self, census: Census) -> Session:
         """Start one merge: two rounds of observation for one threshold over the model, else none."""
@@ -78,9 +102,16 @@ class _TiesSession(Session):
         if self.selection is not None:
             self.selection.end_round()
 
-    def apply(self, site: Site, coords: Tensor) -> Tensor:  # noqa: ARG002
-        weights = task_weights(self.census, coords)
-        return elect_and_merge(coords, self._thresholds(coords), weights, self.rule.reduce)
+    def apply(self, site: Site, coords: Tensor) -> Tensor:
+        return elect_and_merge(
+            coords,
+            self._thresholds(coords),
+            task_weights(self.census, coords),
+            self.rule.reduce,
+            elect=self.rule.elect,
+            mask=None if self.census.masks is None else self.census.masks(site.module, site.shape),
+            drop=self.census.drop,
+        )
 
     def _thresholds(self, coords: Tensor) -> Tensor | None:
         if self.rule.density >= 1 or coords[0].numel() == 0:
@@ -150,8 +181,17 @@ def smallest(coords: Tensor, rank: int) -> Tensor:
     return selection.values
 
 
-def elect_and_merge(coords: Tensor, thresholds: Tensor | None, weights: Tensor, reduce: Reduce) -> Tensor:
-    """Keep entries of at least their task's threshold, elect the sign of their sum, merge those that agree.
+def elect_and_merge(
+    coords: Tensor,
+    thresholds: Tensor | None,
+    weights: Tensor,
+    reduce: Reduce,
+    *,
+    elect: Elect = "sum",
+    mask: Tensor | None = None,
+    drop: float = 0.0,
+) -> Tensor:
+    """Keep entries of at least their task's threshold, elect a sign, merge those that agree.
 
     Works on some rows at a time, so that beside the coordinates only the merge itself grows with the module.
 
@@ -160,23 +200,36 @@ def elect_and_merge(coords: Tensor, thresholds: Tensor | None, weights: Tensor, 
         thresholds: [T] smallest magnitudes kept, or None to keep all.
         weights: [T] task weights, by whose sum over the agreeing tasks a mean is divided.
         reduce: "mean" or "sum".
+        elect: "sum" or "count", of what the sign is elected.
+        mask: [T, P, Q] of zeros and ones, on any device: what DARE keeps of the trimmed entries.
+        drop: the fraction that the mask drops.
 
     Returns:
-        [P, Q]; 0 where the sum cancels exactly.
+        [P, Q]; 0 where the sum cancels exactly, and with "count" the count as well.
     """
     merged = torch.empty_like(coords[0])
     rows = max(1, BLOCK // max(1, coords[:, :1].numel()))
-    for some, out in zip(torch.split(coords, rows, dim=1), torch.split(merged, rows), strict=True):
-        out.copy_(_merge_rows(some, thresholds, weights, reduce))
+    for start in range(0, coords.shape[1], rows):
+        some = _trimmed(coords[:, start : start + rows], thresholds)
+        if mask is not None:
+            some = dare(some, mask[:, start : start + rows], drop)
+        merged[start : start + rows] = _merge_rows(some, weights, reduce, elect)
     return merged
 
 
-def _merge_rows(coords: Tensor, thresholds: Tensor | None, weights: Tensor, reduce: Reduce) -> Tensor:
-    """`elect_and_merge` of some rows."""
-    if thresholds is not None:
-        limit = thresholds.to(coords.device)[:, None, None]
-        coords = torch.where(coords.abs() >= limit, coords, 0.0)
+def _trimmed(coords: Tensor, thresholds: Tensor | None) -> Tensor:
+    if thresholds is None:
+        return coords
+    return torch.where(coords.abs() >= thresholds.to(coords.device)[:, None, None], coords, 0.0)
+
+
+def _merge_rows(coords: Tensor, weights: Tensor, reduce: Reduce, elect: Elect) -> Tensor:
+    """`elect_and_merge` of some rows that are trimmed."""
     sign = coords.sum(dim=0).sign()
+    if elect == "count":
+        shares = weights.abs() / weights.abs().sum()
+        votes = (coords.sign() * shares[:, None, None]).sum(dim=0)
+        sign = torch.where(votes.abs() < 1e-6, sign, votes.sign())  # less is a tie, and rounding
     agree = coords * sign > 0
     total = torch.where(agree, coords, 0.0).sum(dim=0)
     if reduce == "sum":

@@ -8,12 +8,22 @@ Each process writes what it was given as its result to OUTPUT_FOLDER/<its rank>.
 import pickle
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 import torch
 
-from knots.evaluation import Ensemble, EvaluationResult, Finetuned, Merged, ZeroShot, evaluate
+from knots.evaluation import (
+    Ensemble,
+    EvaluationResult,
+    Finetuned,
+    Merged,
+    Predictor,
+    Router,
+    ZeroShot,
+    evaluate,
+)
 from knots.models.clip import ClipSpec, load_clip
 from knots.suites import data
 from tests.miniatures import NOISE, tiny_adapter_in_memory, tiny_suite
@@ -34,7 +44,8 @@ def score_everything(clip_folder: Path, cache_dir: Path, processes: int) -> list
     results = []
     for sizes in SIZES:
         own = adapters[: len(sizes)]
-        for predictor in (ZeroShot(), Merged(lambda _: adapters[1]), Ensemble(adapters), Finetuned(own)):
+        predictors: list[Predictor] = [ZeroShot(), Merged(lambda _: adapters[1]), Ensemble(adapters)]
+        for predictor in [*predictors, Finetuned(own), Router(own)]:
             trainer = L.Trainer(
                 accelerator="cpu",
                 devices=processes,
@@ -45,6 +56,8 @@ def score_everything(clip_folder: Path, cache_dir: Path, processes: int) -> list
                 enable_progress_bar=False,
             )
             suite = tiny_suite(sizes)
+            tasks = [replace(task, sizes={**task.sizes, "validation": 9}) for task in suite.tasks]
+            suite = replace(suite, tasks=tuple(tasks))
             options = {"mode": "all", "protocol": "float32", "split": "test", "batch_size": 8}
             results.append(
                 evaluate(clip, suite, predictor, cache_dir=cache_dir, trainer=trainer, **options)  # type: ignore[arg-type]

@@ -24,12 +24,13 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path, monkeypatch: pyte
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr
     expected = score_everything(folder, tmp_path / "cache", processes=1)
-    assert len(expected) == 4 * len(SIZES)
+    assert len(expected) == 5 * len(SIZES)
     for rank in (0, 1):
         results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
         for ours, alone in zip(results, expected, strict=True):
             pd.testing.assert_frame_equal(ours.predictions, alone.predictions)
-            for name in ("n", "correct"):
+            assert (ours.kind == "router") == (ours.routed is not None)
+            for name in ("n", "correct", "routed"):
                 np.testing.assert_array_equal(getattr(ours, name), getattr(alone, name))
             for name in ("classes", "hits", "hits_dedup", "errors", "leaks"):
                 np.testing.assert_array_equal(getattr(ours.joint, name), getattr(alone.joint, name))

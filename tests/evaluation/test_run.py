@@ -254,7 +254,7 @@ def test_no_thread_is_left_after_a_failure(where: str, score: Score, monkeypatch
 
     name = {
         "scoring": "knots.evaluation.images.class_scores",
-        "reading": "knots.evaluation.batches._copied",
+        "reading": "knots.evaluation.batches.copied",
     }[where]
     monkeypatch.setattr(name, failing)
     with pytest.raises(OSError, match="the disk is gone"):

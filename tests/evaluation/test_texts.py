@@ -12,7 +12,16 @@ from transformers import LlamaForSequenceClassification
 
 from knots.adapters import Adapter, load_adapter
 from knots.errors import KnotsError
-from knots.evaluation import Ensemble, EvaluationResult, Finetuned, Merged, Predictor, ZeroShot, evaluate
+from knots.evaluation import (
+    Ensemble,
+    EvaluationResult,
+    Finetuned,
+    Merged,
+    Predictor,
+    Router,
+    ZeroShot,
+    evaluate,
+)
 from knots.merging import merge
 from knots.models.attach import fold
 from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
@@ -164,6 +173,8 @@ def test_mistakes_are_named(score: Callable[..., EvaluationResult], own: Sequenc
         score(ZeroShot(), protocol="reference")
     with pytest.raises(KnotsError, match="no ensemble"):
         score(Ensemble(own))
+    with pytest.raises(KnotsError, match="no router"):
+        score(Router(own))
     with pytest.raises(KnotsError, match="suite 'tiny' is of language, but the model takes images"):
         score(ZeroShot(), model=clip)
     with pytest.raises(KnotsError, match="suite 'tiny' is of vision, but the model takes sentences"):

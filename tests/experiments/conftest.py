@@ -24,11 +24,12 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `base`, `adapters/<task>` and a data cache that all tests share."""
+    """A folder with `base`, `adapters/<task>`, `multitask` and a data cache that all tests share."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_clip(folder / "base")
     for seed, task in enumerate(TASKS):
         tiny_adapter(folder / "adapters" / task, seed=seed, rank=2 + seed % 3)
+    tiny_adapter(folder / "multitask", seed=len(TASKS), rank=4)
     return folder
 
 
@@ -38,6 +39,7 @@ def small(tiny: Path, tmp_path: Path) -> list[str]:
     return [
         f"model.base={tiny}/base",
         f"adapters={tiny}/adapters/{{task}}",
+        f"model.multitask={tiny}/multitask",
         f"paths.output_dir={tmp_path}/outputs",
         f"paths.cache_dir={tiny}/cache",
         "logger=none",

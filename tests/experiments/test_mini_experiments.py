@@ -16,13 +16,22 @@ from tests.experiments.rehearsing import type_command
 pytestmark = pytest.mark.slow
 
 SENTENCES = ("scenes", "comparisons", "quantifiers", "answers", "counts", "facts")
-BASELINES = ["Zero-shot", "Fine-tuned"]
+BOUNDS = ["Best single adapter", "Multi-task LoRA", "Fine-tuned"]
+JOINT = ["Zero-shot", "Best single adapter", "Nearest-adapter router", "Multi-task LoRA", "Fine-tuned"]
 PAPER = ["RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mini")
+
+
+@pytest.fixture(scope="module")
+def jointly(place: Path) -> str:
+    """An adapter that learnt all tasks jointly, if only for a moment."""
+    short = ["finetune.steps=32", "finetune.validate_every=16", "finetune.warmup=4", "trainer=cpu"]
+    type_command(place, "finetune.py", ["multitask=true", f"folder={place}", "logger=none", *short])
+    return f"model.multitask={place}/multitask"
 
 
 def fewer(tasks: tuple[str, ...]) -> str:
@@ -43,16 +52,27 @@ def reproduced(place: Path, name: str, *arguments: str) -> tuple[str, dict]:
     return out, record
 
 
-def check_table(place: Path, record: dict, rows: list[str]) -> None:
-    sheet, *_, differences = record["sheets"]
+def check_table(place: Path, record: dict, rows: list[str], absent: tuple[str, ...]) -> None:
+    sheet, costs, differences = record["sheets"]
     labels = [row["label"] for row in sheet["rows"] if "seeds" not in row["label"]]
     assert labels == [*rows, "minimal detectable difference"]
-    assert check_sheet(place / "outputs", sheet) == len(rows) * len(sheet["columns"])
+    assert check_sheet(place / "outputs", sheet) == (len(rows) - len(absent)) * len(sheet["columns"])
     assert check_seeds(place / "outputs", sheet) == sum("DARE" in row for row in rows)
-    assert all(row["missing"] is None for row in sheet["rows"])
+    assert [row["label"] for row in sheet["rows"] if row["missing"] is not None] == list(absent)
     assert all(cell["ours"] > 0 for cell in sheet["rows"][-1]["cells"])
+    methods = [row for row in rows if row not in ("Base (own heads)", *JOINT)]
+    check_costs(place, costs, [row for row in methods if row != "Ensemble"])
+    check_differences(sheet, differences, methods)
+
+
+def check_costs(place: Path, costs: dict, merged: list[str]) -> None:
+    assert [row["label"] for row in costs["rows"]] == merged
+    assert costs["columns"][-1].endswith(", rank 8")
+    assert check_sheet(place / "outputs", costs) == 3 * len(merged)
+
+
+def check_differences(sheet: dict, differences: dict, methods: list[str]) -> None:
     values = {row["label"]: [cell["ours"] for cell in row["cells"]] for row in sheet["rows"]}
-    methods = [row for row in rows if row not in (*BASELINES, "Base (own heads)")]
     assert [row["label"] for row in differences["rows"]] == [
         f"{b} - {a}" for a, b in combinations(methods, 2)
     ]
@@ -63,22 +83,27 @@ def check_table(place: Path, record: dict, rows: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "tasks", "rows"), [
-    ("mini_table1", TASKS, [*BASELINES, *PAPER]),
-    ("mini_table2", TASKS, [*BASELINES, *PAPER]),
-    ("mini_table3", SENTENCES, ["Base (own heads)", "Fine-tuned", *PAPER]),
-    ("mini_table4", TASKS, [*BASELINES, "Ensemble", *PAPER]),
-    ("mini_table_a1", TASKS, ["Fine-tuned", "Fisher", "RegMean", "Task Arithmetic", "TIES", "KnOTS-TIES"]),
+    ("mini_table1", TASKS, ["Zero-shot", *BOUNDS, *PAPER]),
+    ("mini_table2", TASKS, ["Zero-shot", *BOUNDS, *PAPER]),
+    ("mini_table3", SENTENCES, ["Base (own heads)", *BOUNDS, *PAPER]),
+    ("mini_table4", TASKS, [*JOINT, "Ensemble", *PAPER]),
+    ("mini_table_a1", TASKS, [*BOUNDS, "Fisher", "RegMean", "Task Arithmetic", "TIES", "KnOTS-TIES"]),
+    ("mini_variants", TASKS, [
+        *("TIES", "TIES (TARA)", "KnOTS-TIES", "KnOTS-TIES (Core Space)", "KnOTS-TSV (Core Space)"),
+        *("KnOTS-TIES (TARA)", "KnOTS-DARE-TIES", "KnOTS-DARE-TIES (TARA)"),
+    ]),
     ("mini_rows_vs_columns", TASKS, ["TIES", "KnOTS-TIES", "KnOTS-TIES (rows)"]),
 ])  # fmt: skip
 def test_every_number_of_a_table_is_that_of_the_stored_predictions(
-    place: Path, name: str, tasks: tuple[str, ...], rows: list[str]
+    place: Path, jointly: str, name: str, tasks: tuple[str, ...], rows: list[str]
 ):
-    _, record = reproduced(place, name, f"overrides={fewer(tasks)}")
-    check_table(place, record, rows)
+    sentences = tasks == SENTENCES
+    _, record = reproduced(place, name, f"overrides={fewer(tasks)}{'' if sentences else f' {jointly}'}")
+    check_table(place, record, rows, ("Multi-task LoRA",) if sentences else ())
 
 
-def test_a_table_that_is_there_is_shown_without_running_anything(place: Path):
-    again = type_command(place, "reproduce.py", ["logger=none", f"overrides={fewer(TASKS)}"])
+def test_a_table_that_is_there_is_shown_without_running_anything(place: Path, jointly: str):
+    again = type_command(place, "reproduce.py", ["logger=none", f"overrides={fewer(TASKS)} {jointly}"])
     assert "evaluating" not in again
     assert "KnOTS-DARE-TIES, mean of 5 seeds" in again
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     record = json.loads((folder / "metrics.json").read_text())
     rows = [row["label"] for row in record["sheets"][0]["rows"]]
     assert [row for row in rows if "seeds" not in row] == [
-        *("Zero-shot", "Fine-tuned", "RegMean", "Task Arithmetic", "TIES", "DARE-TIES"),
-        *("KnOTS-TIES", "KnOTS-DARE-TIES", "minimal detectable difference"),
+        *("Zero-shot", "Best single adapter", "Multi-task LoRA", "Fine-tuned"),
+        *("RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"),
+        "minimal detectable difference",
     ]
     assert [row for row in rows if "seeds" in row] == [
         f"{method}, {what} of 2 seeds"
@@ -54,6 +56,13 @@ def test_one_command_runs_a_table_and_prints_it(command: Command, tiny_run: list
     with (folder / "tables" / "mini_table1.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert len(cells) == len(rows) * 9
+    costs = record["sheets"][1]
+    merged = ["RegMean", "Task Arithmetic", "TIES", "DARE-TIES", "KnOTS-TIES", "KnOTS-DARE-TIES"]
+    assert [row["label"] for row in costs["rows"]] == merged
+    assert [column for column in costs["columns"] if "rank " in column] == [
+        "average, rank 16",
+        "average, rank 8",
+    ]
     assert (folder / "tables" / "mini_table1_differences.csv").read_text().count("\n") == 1 + 15 * 9
     # The same command finds everything and shows the same.
     again = command("reproduce", ["experiment=mini_table1", *tiny_run])
@@ -69,6 +78,41 @@ def test_what_was_not_run_is_said(command: Command, tiny_run: list[str], tmp_pat
     assert "not run" in done.out
     assert "minimal detectable difference: planned" in " ".join(done.out.split())
     assert not (tmp_path / "outputs" / "merge").exists()
+
+
+def test_bounds_stand_beside_merges_and_one_that_is_not_there_is_no_failure(
+    command: Command, tiny_run: list[str], tmp_path: Path
+):
+    rows = "experiment.rows=[zero_shot,single,router,multitask,finetuned,ensemble,ties]"
+    arguments = ["experiment=mini_table4", rows, "experiment.settings=published", *tiny_run]
+    done = command("reproduce", arguments)
+    assert (done.code, done.err) == (0, "")
+    record = json.loads((folder_of(tmp_path, "mini_table4") / "metrics.json").read_text())
+    (sheet,) = record["sheets"]
+    assert [row["label"] for row in sheet["rows"]] == [
+        *("Zero-shot", "Best single adapter", "Nearest-adapter router", "Multi-task LoRA", "Fine-tuned"),
+        *("Ensemble", "TIES"),
+    ]
+    assert all(cell["ours"] is not None for row in sheet["rows"] for cell in row["cells"])
+    notes = "\n".join(sheet["notes"])
+    assert "Best single adapter: adapter of " in notes
+    assert "chosen by the Hits@3 on the validation split: digits " in notes
+    assert "Nearest-adapter router: routed to their own task's adapter: digits " in notes
+    again = command("reproduce", arguments)
+    assert (again.code, "evaluating" in again.out) == (0, False)
+    # A model that has no jointly trained adapter: the row says so, and what would help stands below.
+    without = [re.sub(r"model\.multitask=\S+", "model.multitask=null", a) for a in arguments]
+    done = command("reproduce", without)
+    assert (done.code, done.err) == (0, "")
+    found = [
+        json.loads(p.read_text()) for p in (tmp_path / "outputs" / "mini_table4").glob("[!.]*/metrics.json")
+    ]
+    (sheet,) = next(one for one in found if one["sheets"] != record["sheets"])["sheets"]
+    missing = {row["label"]: row["missing"] for row in sheet["rows"] if row["missing"]}
+    assert missing == {
+        "Multi-task LoRA": "model 'mini_clip' has no adapter that was trained on all tasks jointly"
+    }
+    assert any("multitask=true and name it with model.multitask=<folder>" in note for note in sheet["notes"])
 
 
 def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(
@@ -93,6 +137,8 @@ def test_a_row_that_fails_leaves_the_others_and_the_exit_code_says_so(
     (["overrides=batchsize=3"], "batchsize"),
     (["experiment.settings=tuned"], "experiment.settings"),
     (["+experiment.colour=red"], "unknown key of 'experiment'"),
+    (["experiment.max_ranks=8"], "experiment.max_ranks=8; a list of ranks is needed"),
+    (["experiment.costs=1"], "experiment.costs=1; true or false"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(command: Command, tmp_path: Path, arguments: list[str], message: str):
     done = command("reproduce", [f"paths.output_dir={tmp_path}/outputs", *arguments])
@@ -104,7 +150,7 @@ def test_a_mistake_is_one_message(command: Command, tmp_path: Path, arguments: l
 
 def test_every_experiment_of_the_issue_has_a_file_and_a_twin():
     whole = {"table1", "table2", "table3", "table4", "table_a1", "figure2", "figure3", "figure4"}
-    whole.add("rows_vs_columns")
+    whole |= {"rows_vs_columns", "variants"}
     # What asks how far the miniature can be trusted, or holds the claims against it, has no twin.
     own = {"mini_universes", "mini_shared_init", "mini_claims", "real_claims"}
     assert set(EXPERIMENTS) == whole | {f"mini_{name}" for name in whole} | own
@@ -173,6 +219,17 @@ def test_published_options_of_the_paper_s_models_are_in_their_rows(parsed):
     assert script.method is None
 
 
+def test_variants_have_the_published_options_of_the_method_whose_name_they_bear(parsed):
+    (table,) = parsed("experiment=variants").make.args
+    rows = {row.label: row.merge for row in table.rows}
+    for label in ("KnOTS-TIES", "KnOTS-TIES (Core Space)", "KnOTS-TIES (TARA)"):
+        assert (rows[label].options["scale"], rows[label].options["density"]) == (0.6, 0.2)
+        assert "KnOTS@baa35e8" in rows[label].description["source"]
+    assert rows["KnOTS-TIES (Core Space)"].label == "knots_ties_unscaled"
+    dare = rows["KnOTS-DARE-TIES (TARA)"]
+    assert (dare.label, dare.seed, dare.options["dare_rng"]) == ("knots_dare_ties_count", 421, "reference")
+
+
 def test_table_1_shows_the_published_figures_though_nothing_was_run(parsed):
     from knots.pipelines.reproduce.tables import published_figure
 
@@ -187,6 +244,12 @@ def test_table_1_shows_the_published_figures_though_nothing_was_run(parsed):
     rows = {row.label: row for row in table.rows}
     assert published_figure(table, rows["Fisher"], "average").published == 63.9
     assert published_figure(table, rows["KnOTS-TIES"], "average").published == 68.0
+    (table,) = parsed("experiment=variants").make.args
+    rows = {row.label: row for row in table.rows}
+    assert published_figure(table, rows["TIES (TARA)"], "svhn").published == 45.3
+    assert published_figure(table, rows["TIES"], "svhn").published == 44.6
+    assert published_figure(table, rows["KnOTS-TIES (Core Space)"], "average").published == 74.02
+    assert published_figure(table, rows["KnOTS-TIES (TARA)"], "average").published is None
     (table,) = parsed("experiment=table4").make.args
     rows = {row.label: row for row in table.rows}
     assert published_figure(table, rows["KnOTS-TIES"], "hits@3").published == 68.1

@@ -75,6 +75,28 @@ def test_a_full_fine_tune_and_its_curves(finetune, place):
     assert "accuracy" in curves.splitlines()[0]
 
 
+def test_one_adapter_for_several_tasks_and_its_score(finetune, base, place, run):
+    jointly = ["multitask=true", "finetune=lora_multitask", f"folder={place / 'jointly'}"]
+    done = finetune("tasks=[digits,signs]", *jointly, "logger=csv")
+    assert done.returncode == 0, done.stderr
+    assert "multitask: {'zero_shot': " in done.stdout
+    assert [path.name for path in (place / "jointly").iterdir()] == ["multitask"]
+    assert load_adapter(place / "jointly" / "multitask").updates
+    assert (place / "outputs" / "csv" / "mini_clip-multitask" / "version_0" / "metrics.csv").is_file()
+    assert "multitask: finished before" in finetune("tasks=[digits,signs]", *jointly).stdout
+    wrong = finetune("multitask=maybe")
+    assert (wrong.returncode, "multitask='maybe'; true or false" in wrong.stderr) == (2, True)
+    assert finetune("tasks=[digits,signs]").returncode == 0
+    scored = run(
+        "merge.py",
+        *("merge=multitask", "tasks=[digits,signs]", "eval=per_task", "logger=none", "trainer=cpu"),
+        *(f"model.base={base}", f"adapters={place / 'adapters'}/{{task}}"),
+        f"model.multitask={place / 'jointly' / 'multitask'}",
+    )
+    assert scored.returncode == 0, scored.stderr
+    assert "multi-task" in scored.stdout
+
+
 def test_a_killed_training_is_gone_on_with(base, place, run):
     arguments = [
         f"model.base={base}",

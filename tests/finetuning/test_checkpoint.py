@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_plan_is_not_used(left, clip, task, splits, capl
 
 def test_a_checkpoint_of_other_data_or_another_base_is_not_used(left, clip, task, splits, caplog):
     def found(data=splits, task=task):
-        return Checkpoints(left, identity(task, PictureLesson(clip, task, data, PLAN), PLAN)).find()
+        return Checkpoints(left, identity(task.name, PictureLesson(clip, task, data, PLAN), PLAN)).find()
 
     assert found() is not None
     other = {**splits, "train": ImageArrays(*tiny_arrays(48, 3, 9))}

@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from knots import KnotsError
 from knots.rules.base import Census, Site
+from knots.rules.dare import task_masks
 from knots.rules.ties import RadixSelection, Ties, elect_and_merge, smallest
 from tests import reference
 
@@ -93,6 +94,50 @@ def test_a_weighted_mean_divides_by_the_kept_weights():
     assert float(merged) == pytest.approx((3 * 1 + 1 * 2) / (3 + 1))
 
 
+def test_signs_may_be_elected_by_count_and_the_sum_decides_a_tie():
+    coords = torch.tensor([[[1.0, 3.0, 2.0]], [[1.0, -1.0, -2.0]], [[-5.0, 0.0, 0.0]]])
+    ones = torch.ones(3)
+    assert elect_and_merge(coords, None, ones, "mean").tolist() == [[-5.0, 3.0, 0.0]]
+    assert elect_and_merge(coords, None, ones, "mean", elect="count").tolist() == [[1.0, 3.0, 0.0]]
+
+
+def test_weights_are_votes():
+    weights = torch.tensor([0.1, 0.2, 0.3])
+    signs = torch.tensor([[[1.0, 1.0]], [[1.0, -1.0]], [[-4.0, 1.0]]])
+    merged = elect_and_merge(signs * weights[:, None, None], None, weights, "mean", elect="count")
+    # 0.1 + 0.2 against 0.3 is a tie, and -1.2 outweighs 0.3; then 0.4 against 0.2.
+    torch.testing.assert_close(merged, torch.tensor([[-4.0, 1.0]]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    elect=st.sampled_from(["sum", "count"]),
+    density=st.sampled_from([0.3, 1.0]),
+    drop=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 100),
+)
+def test_turned_coordinates_merge_to_the_turned_merge(elect, density, drop, seed):
+    generator = torch.Generator().manual_seed(seed)
+    coords = torch.randn(4, 5, 6, generator=generator).mul(2).round()
+    census = Census(tuple("abcd"), 30, masks=task_masks("abcd", drop=drop, seed=seed), drop=drop)
+    rule = Ties(density=density, trim="module", elect=elect, dare_after="trim")
+    signs = torch.randn(5, 1, generator=generator).sign()
+    merged, turned = (
+        rule.begin(census).apply(Site("m", (5, 6), (1,) * 4), some) for some in (coords, signs * coords)
+    )
+    assert torch.equal(signs * merged, turned)
+
+
+def test_dare_after_the_trimming_drops_what_is_kept():
+    coords = torch.arange(1.0, 101).view(1, 10, 10)
+    masks = task_masks("a", drop=0.5, seed=0)
+    census = Census(("a",), 100, masks=masks, drop=0.5)
+    rule = Ties(density=0.19, trim="module", dare_after="trim")
+    merged = rule.begin(census).apply(Site("m", (10, 10), (1,)), coords)
+    expected = torch.where(coords > 80, coords, 0.0)[0] * 2 * masks("m", (10, 10))[0]
+    assert torch.equal(merged, expected)
+
+
 def test_the_input_is_not_written_to(generator):
     coords = torch.randn(2, 3, 4, generator=generator)
     before = coords.clone()
@@ -100,7 +145,9 @@ def test_the_input_is_not_written_to(generator):
     assert torch.equal(coords, before)
 
 
-@pytest.mark.parametrize("options", [{"reduce": "median"}, {"trim": "layer"}])
+@pytest.mark.parametrize(
+    "options", [{"reduce": "median"}, {"trim": "layer"}, {"elect": "majority"}, {"dare_after": "elect"}]
+)
 def test_unknown_choices_are_refused(options):
     with pytest.raises(KnotsError, match="allowed"):
         Ties(**options)

@@ -31,6 +31,7 @@ from knots.pipelines.reproduce.methods import Found, best_of, split_of
 from knots.pipelines.reproduce.table_plan import AVERAGE, RowPlan, TablePlan
 from knots.reporting.sheets import Cell, Row, Sheet
 
+BOUNDS = ("zero_shot", "single", "router", "multitask", "finetuned")
 LEVEL = 0.05
 LABEL = "minimal detectable difference"
 SENT = "power 80 %, level 5 %, two-sided; in points"
@@ -83,8 +84,8 @@ def compare_methods(plan: TablePlan, found: Mapping[str, Found]) -> Tests:
 
 
 def methods_of(plan: TablePlan) -> list[RowPlan]:
-    """The rows that are compared with one another: not what they are measured by."""
-    return [row for row in plan.rows if not row.whole]
+    """The rows that are compared with one another: not what they are measured by, nor what bounds them."""
+    return [row for row in plan.rows if row.merge.kind not in BOUNDS]
 
 
 def _panel(plan: TablePlan, outcomes: Mapping[str, Outcome], column: str | None) -> Panel:

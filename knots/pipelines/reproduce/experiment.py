@@ -75,6 +75,7 @@ class Product:
         runs: ids of the runs that the numbers come from.
         failures: what was to be run -> why it was not.
         outcomes: the runs with their baselines, for loggers.
+        varying: names of sheets whose numbers differ each time they are measured, as seconds do.
     """
 
     sheets: list[Sheet] = field(default_factory=list)
@@ -85,6 +86,7 @@ class Product:
     runs: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
+    varying: set[str] = field(default_factory=set)
 
     def took(self, outcome: Outcome) -> None:
         """Note the runs that a number comes from."""
@@ -144,11 +146,14 @@ def keep(experiment: Experiment, product: Product) -> Run:
     """Write tables and figures into a folder of their own below the experiment's name.
 
     The folder's id follows from the tables: another one where a number has changed or been added, and the
-    same folder as before where none has.
+    same folder as before where none has. Of sheets that vary only their presence counts.
     """
     every = [*product.sheets, *product.details]
     sheets = [sheet.to_json() for sheet in every]
-    identity = {"kind": "experiment", "experiment": experiment.name, "sheets": sheets, "runs": product.runs}
+    fixed = [sheet for sheet in sheets if sheet["name"] not in product.varying]
+    identity = {"kind": "experiment", "experiment": experiment.name, "sheets": fixed, "runs": product.runs}
+    if product.varying:
+        identity["varying"] = sorted(product.varying)
     name, root = run_id(identity), experiment.root / experiment.name
     found = find_run(root, name)
     if found is not None and not experiment.config.get("force"):

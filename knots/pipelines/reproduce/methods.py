@@ -25,6 +25,9 @@ from knots.reporting.sheets import Cell
 
 Found = Outcome | SearchOutcome
 
+TELLING = ("single", "router")
+"""Kinds of predictors whose runs note how adapters were chosen."""
+
 METHOD_KEYS = ("common", "rows", "settings", "search")
 """What `parse_methods` reads."""
 
@@ -130,9 +133,10 @@ def options_note(label: str, found: Found) -> str:
     run = best_of(found).run
     merge = run.metrics["merge"]
     words = [f"scale {merge['scale']:g}"] if merge.get("scale") is not None else []
-    words += [f"density {merge['density']:g}"] if merge.get("rule") == "ties" and not merge["drop"] else []
+    trims = merge.get("rule") == "ties" and (not merge["drop"] or merge.get("dare_after") == "trim")
+    words += [f"density {merge['density']:g}"] if trims else []
     words += [f"drop {merge['drop']:g}", f"seed {run.metrics['seed']}"] if merge.get("drop") else []
-    told = [", ".join(words)]
+    told = [", ".join(words), *(run.metrics["notes"] if merge["kind"] in TELLING else ())]
     if isinstance(found, SearchOutcome):
         record = found.run.metrics
         edges = [f"{option} {end}" for option, end in record["edge"].items() if end]

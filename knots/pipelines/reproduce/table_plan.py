@@ -10,12 +10,15 @@ from knots.errors import KnotsError
 from knots.pipelines.plans import MergePlan, parse_merge
 from knots.pipelines.reproduce.experiment import Compose, Experiment
 from knots.pipelines.search.plan import SearchPlan, parse_search
-from knots.pipelines.values import check_keys, choice, flag, names_of, text
+from knots.pipelines.values import check_keys, choice, flag, names_of, text, whole
 from knots.reporting.comparison import HITS
 from knots.reporting.published import Published
 
 LABELS = {
     "zero_shot": "Zero-shot",
+    "single": "Best single adapter",
+    "router": "Nearest-adapter router",
+    "multitask": "Multi-task LoRA",
     "finetuned": "Fine-tuned",
     "ensemble": "Ensemble",
     "regmean": "RegMean",
@@ -27,6 +30,12 @@ LABELS = {
     "knots_ties": "KnOTS-TIES",
     "knots_dare_ties": "KnOTS-DARE-TIES",
     "knots_rows_ties": "KnOTS-TIES (rows)",
+    "knots_ties_unscaled": "KnOTS-TIES (Core Space)",
+    "knots_tsv_unscaled": "KnOTS-TSV (Core Space)",
+    "ties_count": "TIES (TARA)",
+    "dare_ties_count": "DARE-TIES (TARA)",
+    "knots_ties_count": "KnOTS-TIES (TARA)",
+    "knots_dare_ties_count": "KnOTS-DARE-TIES (TARA)",
     "core_ties": "Core-TIES",
     "core_tsv": "Core-TSV",
 }
@@ -64,11 +73,13 @@ class RowPlan:
         label: stands at its left.
         method: its name in the file of published figures; None where none were published for this row.
         plan: the run, or the search for its options.
+        table: whose figures it is compared with; None: those of the table's paper.
     """
 
     label: str
     method: str | None
     plan: MethodPlan
+    table: str | None = None
 
     @property
     def merge(self) -> MergePlan:
@@ -90,12 +101,16 @@ class TablePlan:
         rows: from top to bottom.
         paper: what it is compared with; None for nothing.
         published: all published figures.
+        costs: whether a sheet says what the merges cost.
+        max_ranks: ranks that the merges are shortened to in that sheet.
     """
 
     experiment: Experiment
     rows: tuple[RowPlan, ...]
     paper: Paper | None
     published: Published
+    costs: bool = False
+    max_ranks: tuple[int, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -106,7 +121,7 @@ class TablePlan:
         return (*first.suite.task_names, AVERAGE)
 
 
-KEYS = ("name", "kind", "title", "paper", "common", "rows", "settings", "search")
+KEYS = ("name", "kind", "title", "paper", "common", "rows", "settings", "search", "costs", "max_ranks")
 SETTINGS = ("published", "search")
 
 
@@ -126,7 +141,20 @@ def parse_table(
     """
     check_keys("experiment", values, KEYS)
     rows = tuple(_parse_rows(values, parse_settings(values), compose))
-    return TablePlan(experiment, rows, parse_paper(values["paper"]), published)
+    return TablePlan(
+        experiment,
+        rows,
+        parse_paper(values["paper"]),
+        published,
+        costs=flag("experiment.costs", values["costs"]),
+        max_ranks=_parse_ranks(values["max_ranks"]),
+    )
+
+
+def _parse_ranks(value: object) -> tuple[int, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise KnotsError(f"experiment.max_ranks={value!r}; a list of ranks is needed, as [16,8]")
+    return tuple(whole("experiment.max_ranks", rank) for rank in value)
 
 
 def parse_settings(values: Mapping[str, Any]) -> str | None:
@@ -163,8 +191,17 @@ def _parse_rows(values: Mapping[str, Any], search: str | None, compose: Compose)
             text("experiment.rows.label", row["label"]),
         )
         further = names_of("experiment.rows.overrides", row["overrides"])
-        known = method if flag("experiment.rows.published", row["published"]) else None
-        yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose))
+        known, table = _compared(method, row["published"])
+        yield RowPlan(label, known, parse_row(method, [*common, *further], search, compose), table)
+
+
+def _compared(method: str, value: object) -> tuple[str | None, str | None]:
+    """The method whose published figures a row is compared with, and their table if not the paper's."""
+    if isinstance(value, Mapping):
+        check_keys("experiment.rows.published", value, ("table", "method"))
+        table, method = (text(f"experiment.rows.published.{key}", value[key]) for key in ("table", "method"))
+        return method, table
+    return (method if flag("experiment.rows.published", value) else None), None
 
 
 def _label(method: str, plan: MethodPlan) -> str:

@@ -9,6 +9,8 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
+from knots.pipelines.bounds import absent
+from knots.pipelines.reproduce.costs import add_costs
 from knots.pipelines.reproduce.differences import (
     compare_methods,
     detectable_row,
@@ -36,11 +38,14 @@ from knots.reporting.sheets import Cell, Row, Sheet
 def run_table(plan: TablePlan, console: Console) -> Product:
     """Run the rows that are missing, and put all of them beside the published figures.
 
-    A row that cannot be run does not keep the others from it: the table says why it is missing.
+    A row that cannot be run does not keep the others from it: the table says why it is missing. It is no
+    failure where the model has no such adapter.
     """
     runner, product = Runner(plan.experiment, console), Product()
     found: dict[str, Found] = {}
     for row in plan.rows:
+        if absent(row.merge) is not None:
+            continue
         outcome = product.attempt(row.label, partial(run_method, runner, row.plan))
         if outcome is not None:
             found[row.label] = outcome
@@ -50,9 +55,12 @@ def run_table(plan: TablePlan, console: Console) -> Product:
     sheet = _sheet(plan, found, product.failures)
     notes = (*sheet.notes, how, *told(plan, tests))
     product.sheets.append(replace(sheet, rows=(*sheet.rows, least), notes=notes))
+    if plan.costs:
+        add_costs(plan, runner, found, product)
     differences = differences_sheet(plan, tests, least, published_figure)
     if differences is not None:
-        product.details.append(differences)
+        # What was published is to be seen with the table: which of its gaps are too small to be real.
+        (product.sheets if differences.compares else product.details).append(differences)
     if found:
         product.pictures["bars"] = _picture(plan, found)
     return product
@@ -63,7 +71,7 @@ def _sheet(plan: TablePlan, found: Mapping[str, Found], failures: Mapping[str, s
     for row in plan.rows:
         outcome = found.get(row.label)
         cells = [_cell(plan, row, column, outcome) for column in plan.columns]
-        missing = None if outcome is not None else failures.get(row.label, NOT_RUN)
+        missing = None if outcome is not None else failures.get(row.label) or _lacking(row) or NOT_RUN
         rows.append(Row(row.label, tuple(cells), missing))
         if isinstance(outcome, SearchOutcome) and len(outcome.tests) > 1:
             rows.extend(_seeds_rows(plan, row, outcome))
@@ -71,6 +79,12 @@ def _sheet(plan: TablePlan, found: Mapping[str, Found], failures: Mapping[str, s
     unit = "hits, %" if joint_only else "normalized accuracy, % (zero-shot, fine-tuned: accuracy, %)"
     title = f"{plan.experiment.title}: {unit}"
     return Sheet(plan.experiment.name, title, plan.columns, tuple(rows), tuple(_notes(plan, found)))
+
+
+def _lacking(row: RowPlan) -> str | None:
+    """In a few words what a row lacks; a note of the table says what to do about it."""
+    reason = absent(row.merge)
+    return None if reason is None else reason.partition(";")[0]
 
 
 def _cell(plan: TablePlan, row: RowPlan, column: str, outcome: Found | None) -> Cell:
@@ -89,7 +103,10 @@ def published_figure(plan: TablePlan, row: RowPlan, column: str) -> Cell:
     hits = column.startswith("hits@")
     metric = column if hits else "accuracy" if row.whole else "normalized_accuracy"
     where = {"method": row.method, "metric": metric, "column": AVERAGE if hits else column}
-    return published_cell(plan.published, plan.paper, **where)
+    paper = plan.paper
+    if paper is not None and row.table is not None:
+        paper = replace(paper, tables=(row.table,))
+    return published_cell(plan.published, paper, **where)
 
 
 def _seeds_rows(plan: TablePlan, row: RowPlan, search: SearchOutcome) -> list[Row]:
@@ -120,6 +137,8 @@ def _notes(plan: TablePlan, found: Mapping[str, Found]) -> list[str]:
     told = ["fine-tuned, jointly: each item by its own task's adapter, an oracle"] if oracle else []
     notes = [data_note(next((p for p in plans if isinstance(p, SearchPlan)), plans[0])), *told]
     notes += search_note(plans)
+    lacking = {row.label: absent(row.merge) for row in plan.rows}
+    notes += [f"{label}: {reason}" for label, reason in lacking.items() if reason is not None]
     return [*notes, *(options_note(label, outcome) for label, outcome in found.items())]
 
 

@@ -191,7 +191,9 @@ def _procedure(kind: str, search: Mapping[str, Any], merge: MergePlan) -> Proced
 def _searched(order: object, merge: MergePlan) -> list[str]:
     """The options of `search.order` that the method takes."""
     dare, ties = merge.options["drop"] > 0, merge.options["rule"] == "ties"
-    takes = {"scale": True, "density": ties and not dare, "drop": dare}
+    # What DARE has thinned out is not trimmed, unless the trimming comes first.
+    trims = ties and (not dare or merge.options.get("dare_after") == "trim")
+    takes = {"scale": True, "density": trims, "drop": dare}
     asked = [choice("search.order", option, OPTIONS) for option in names_of("search.order", order)]
     found = [option for option in asked if takes[option]]
     if not found:
