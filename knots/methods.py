@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,14 @@ METHODS: Mapping[str, Method] = {
     "core_tsv": Method("core", "tsv", CORE),
     "core_cart": Method("core", "cart", CORE, ("pruning_rank", "cart_scale")),
 }
+
+
+def name_of(options: Mapping[str, Any]) -> str | None:
+    """The name of the method that options of `merge` make, of which none may be absent; None for no name."""
+    marks = {mark for mark in MARKS if options.get(mark[0]) == mark[1]}
+    # A variant is its method too; the name that says more is meant.
+    for name, method in sorted(METHODS.items(), key=lambda item: -len(item[1])):
+        drops = "drop" in method.takes
+        if drops == (options["drop"] > 0) and marks <= method.items() <= options.items():
+            return name
+    return None

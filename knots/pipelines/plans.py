@@ -13,8 +13,7 @@ from typing import Any, get_args
 from knots.errors import KnotsError, unknown
 from knots.evaluation import MODES, PROTOCOLS, check_protocol, own_mode
 from knots.evaluation.calibration import Labels
-from knots.merging import METHODS
-from knots.methods import MARKS
+from knots.methods import name_of
 from knots.models.families import FAMILIES
 from knots.pipelines.model_plan import PRECISIONS, ModelPlan, parse_model
 from knots.pipelines.values import choice, flag, names_of, number, numbers, text, whole
@@ -142,13 +141,8 @@ class MergePlan:
             return f"single ({self.adapter})"
         if self.kind != "merged":
             return self.kind
-        drop = self.options["drop"] > 0
-        marks = {mark for mark in MARKS if self.options.get(mark[0]) == mark[1]}
-        # A variant is its method too; the name that says more is meant.
-        for name, method in sorted(METHODS.items(), key=lambda item: -len(item[1])):
-            if ("drop" in method.takes) == drop and marks <= method.items() <= self.options.items():
-                return name
-        return f"{'dare, ' if drop else ''}{self.options['space']} x {Path(self.options['rule']).name}"
+        space, rule, dare = self.options["space"], self.options["rule"], self.options["drop"] > 0
+        return name_of(self.options) or f"{'dare, ' if dare else ''}{space} x {Path(rule).name}"
 
     @property
     def description(self) -> dict[str, Any]:
