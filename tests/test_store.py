@@ -183,3 +183,21 @@ def test_a_run_reads_its_own_predictions_config_and_provenance(tmp_path: Path, m
     table = pd.DataFrame({"task": ["digits"], "label": [3]})
     table.to_parquet(folder / "predictions.parquet")
     pd.testing.assert_frame_equal(run.predictions(), table)
+
+
+def test_the_fine_tuned_baseline_of_a_run_has_its_adapters_and_items(tmp_path: Path, metrics: dict):
+    shared = {"adapters": [["a", "1"]], "suite": [{"name": "a", "items": 3}], "eval": {"split": "test"}}
+    finetuned = {"kind": "finetuned", **shared}
+    run = Run(finish(tmp_path, metrics, {**IDENTITY, **shared, "merge": {"scale": 1}}), metrics)
+    assert store.finetuned_of(run) is None
+    others = [
+        {**finetuned, "adapters": [["a", "2"]]},
+        {**finetuned, "suite": [{"name": "a", "items": 4}]},
+        {**finetuned, "eval": {"split": "validation"}},
+        {**finetuned, "kind": "zero_shot"},
+    ]
+    for identity in others:
+        finish(tmp_path, metrics, identity)
+    assert store.finetuned_of(run) is None
+    folder = finish(tmp_path, metrics, finetuned)
+    assert store.finetuned_of(run).folder == folder
