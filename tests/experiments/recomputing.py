@@ -33,6 +33,7 @@ def fine_tuned(root: Path, run: dict) -> dict:
     for path in (root / "merge").glob("[!.]*/metrics.json"):
         other = json.loads(path.read_text())
         same = all(other[key] == run[key] for key in ("model", "suite", "split", "mode", "protocol"))
+        same &= other["merge"]["universe"] == run["merge"]["universe"]
         counts = [{t: n["n"] for t, n in found["per_task"].items()} for found in (other, run)]
         if same and counts[0] == counts[1] and other["merge"]["kind"] == "finetuned":
             return run_of(root, path.parent.name)
@@ -73,7 +74,8 @@ def check_printed(out: str, sheet: dict) -> None:
             if cell["text"] is not None:
                 assert cell["text"].split()[0] in words, (row["label"], cell["text"])
             elif cell["ours"] is not None:
-                shown = f"{cell['ours']:.{sheet['decimals']}f}"
+                sign, digits = ("+" if sheet.get("signed") else ""), sheet["decimals"]
+                shown = f"{round(cell['ours'], digits) + 0.0:{sign}.{digits}f}"
                 assert any(word.startswith(shown) for word in words), (row["label"], shown)
 
 
