@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from knots.errors import KnotsError, unknown
+from knots.errors import KnotsError
 from knots.evaluation import MODES, PROTOCOLS, check_protocol, own_mode
-from knots.evaluation.calibration import Labels
 from knots.methods import name_of
 from knots.models.families import FAMILIES
+from knots.pipelines.calibration_plan import Calibration, parse_calibration
 from knots.pipelines.model_plan import PRECISIONS, ModelPlan, parse_model
 from knots.pipelines.values import choice, flag, names_of, number, numbers, text, whole
 from knots.suites.data import DataOptions
@@ -46,24 +46,6 @@ NUMBERS = ("scale", "density", "drop", "cutoff")
 WORDS = ("space", "rule", "dare_rng", "trim")
 OTHERS = ("reduce", "weights", "isotropize")
 LABELS = ("kind", "method", "source", "also", "seed", "calibration", "adapter")
-LABELINGS: tuple[Labels, ...] = get_args(Labels)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a rule that needs data is shown of each task.
-
-    Attributes:
-        examples: items of each task.
-        split: that they are taken of.
-        seed: of the draw, and of the labels that Fisher draws.
-        labels: "sampled", "exact" or "data", for Fisher.
-    """
-
-    examples: int
-    split: str
-    seed: int
-    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +198,7 @@ def parse_merge(config: Mapping[str, Any]) -> MergePlan:
         force=flag("force", config["force"]),
         config=config,
         data=DataOptions(**config.get("data", {})),
-        calibration=_parse_calibration(merge.get("calibration")) if kind == "merged" else None,
+        calibration=parse_calibration(merge.get("calibration")) if kind == "merged" else None,
         keep_adapter=flag("keep_adapter", config["keep_adapter"]),
         adapter=_adapter_alone(kind, merge, suite),
     )
@@ -246,31 +228,6 @@ def parse_subject(config: Mapping[str, Any]) -> tuple[ModelPlan, Suite]:
             f"suite {suite.name!r} is of {suite.modality}, but model {model.name!r} takes {modality}"
         )
     return model, suite
-
-
-def _parse_calibration(values: object) -> Calibration | None:
-    if values is None:
-        return None
-    known = ("examples", "split", "seed", "labels")
-    if not isinstance(values, Mapping):
-        raise KnotsError(f"merge.calibration={values!r}; a mapping with {', '.join(known)} is needed")
-    for key in values:
-        if key not in known:
-            raise unknown("key of 'merge.calibration'", str(key), known)
-    labels = values.get("labels")
-    return Calibration(
-        examples=whole("merge.calibration.examples", values.get("examples")),
-        split=choice("merge.calibration.split", values.get("split"), SPLITS),
-        seed=whole("merge.calibration.seed", values.get("seed"), least=0),
-        labels=None if labels is None else _labeling(labels),
-    )
-
-
-def _labeling(value: object) -> Labels:
-    for labeling in LABELINGS:
-        if value == labeling:
-            return labeling
-    raise unknown("merge.calibration.labels", str(value), LABELINGS)
 
 
 def _parse_scoring(config: Mapping[str, Any], model: ModelPlan, suite: Suite) -> EvalPlan:
