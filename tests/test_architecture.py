@@ -17,7 +17,7 @@ FLOORS = [
     {"updates"},
     {"adapters", "spaces"},
     {"rules"},
-    {"checks", "methods"},
+    {"checks", "methods", "prepared"},
     {"merging"},
     {"suites"},
     {"models"},
