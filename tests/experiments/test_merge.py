@@ -38,7 +38,8 @@ def test_every_merge_runs_in_one_sweep_and_the_report_shows_them(
 ):
     done = command("merge", ["-m", f"merge={','.join(MERGES)}", *small])
     assert (done.code, done.err) == (0, "")
-    found = runs_in(tmp_path)
+    # The best single adapter is chosen by runs of all of them.
+    found = {name: folder for name, folder in runs_in(tmp_path).items() if not name.startswith("single (")}
     assert sorted(found) == MERGES
     for method, folder in found.items():
         assert yaml.safe_load((folder / "config.yaml").read_text())["merge"]["method"] == method

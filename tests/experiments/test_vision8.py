@@ -112,8 +112,11 @@ def test_table_1_comes_from_the_hub_and_stands_beside_the_published_figures(
     done = command("reproduce", ["experiment=table1", *own, f"overrides={runs} eval.protocol=float32"])
     assert (done.code, done.err) == (0, "")
     (folder,) = (tmp_path / "outputs" / "table1").glob("[!.]*")
-    sheet, costs = json.loads((folder / "metrics.json").read_text())["sheets"]
+    record = json.loads((folder / "metrics.json").read_text())
+    sheet, costs, differences = record["sheets"]
     rows = {row["label"]: row for row in sheet["rows"]}
+    least = [cell["ours"] for cell in rows.pop("minimal detectable difference")["cells"]]
+    assert any(least)
     average = rows["KnOTS-TIES"]["cells"][-1]
     assert (average["published"], average["second_hand"]) == (68.0, True)
     assert rows["KnOTS-TIES"]["missing"] is None
@@ -128,7 +131,16 @@ def test_table_1_comes_from_the_hub_and_stands_beside_the_published_figures(
     )
     assert all(cell["run"] for label, row in rows.items() for cell in row["cells"] if label != lacking)
     assert "68.0" in done.out
-    assert [row["label"] for row in costs["rows"]] == list(rows)[2:]
+    assert [row["label"] for row in costs["rows"]] == list(rows)[4:]
+    # Every gap between published figures is there, and grey where these few items could not tell it from none.
+    gaps = [
+        (cell, smallest)
+        for row in differences["rows"]
+        for cell, smallest in zip(row["cells"], least, strict=True)
+        if cell["published"] is not None
+    ]
+    assert gaps
+    assert all(cell["faint"] == (low is not None and abs(cell["published"]) < low) for cell, low in gaps)
     # All rows share one copy of everything.
     assert len(hub.downloads) == len(set(hub.downloads))
     # The official masks and seed belong to the published options.
