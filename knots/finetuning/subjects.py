@@ -101,14 +101,21 @@ def make_joint_lesson(
         cache_dir: where class features are kept; None keeps none.
 
     Raises:
-        KnotsError: as `make_lesson`; or there is no task, or the tasks are of sentences.
+        KnotsError: as `make_lesson`; or there is no task, or tasks of sentences differ in their numbers of
+            classes: they learn one head together, each with its own absent classes.
     """
     if not tasks:
         raise KnotsError("multitask=true: at least one task is needed")
     if isinstance(model, Classifier):
-        raise KnotsError(
-            "multitask=true is for tasks of images: a task of sentences learns a head of its own, for which "
-            "there is no joint training here; use multitask=false"
-        )
+        _check_one_head(tasks)
     lessons = {task.name: make_lesson(model, task, data[task.name], plan, cache_dir) for task in tasks}
     return JointLesson(lessons, plan)
+
+
+def _check_one_head(tasks: Sequence[Task]) -> None:
+    counts = {task.name: len(task.classes) for task in tasks}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise KnotsError(
+            f"multitask=true: the tasks learn one head, but differ in their numbers of classes: {told}"
+        )

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from knots.adapters import Adapter
 from knots.errors import KnotsError
+from knots.models.task_heads import task_heads
 from knots.pipelines.plans import BEST, MergePlan
 from knots.pipelines.workshop import Workshop
 
@@ -78,13 +81,22 @@ def absent(plan: MergePlan) -> str | None:
     model = plan.model
     if plan.kind != "multitask" or model.multitask is not None:
         return None
-    what = f"model {model.name!r} has no adapter that was trained on all tasks jointly"
-    if plan.suite.modality == "language":
-        return f"{what}, nor can one be trained here on sentences"
     return (
-        f"{what}; train one with experiments/finetune.py model={model.name} multitask=true and name it with "
-        "model.multitask=<folder>"
+        f"model {model.name!r} has no adapter that was trained on all tasks jointly; train one with "
+        f"experiments/finetune.py model={model.name} multitask=true and name it with model.multitask=<folder>"
     )
+
+
+def own_heads(plan: MergePlan, shop: Workshop) -> list[Tensor] | None:
+    """Each task's head, where tasks bring one; of a jointly trained adapter the one that it has for all.
+
+    Raises:
+        KnotsError: an adapter has no head.
+    """
+    if plan.kind != "multitask" or shop.task_heads is None:
+        return shop.task_heads
+    together = [replace(shop.multitask, name=task) for task in plan.suite.task_names]
+    return task_heads(together, None, shop.cache_dir)
 
 
 def alone(plan: MergePlan, shop: Workshop) -> Adapter | None:

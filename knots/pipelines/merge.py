@@ -20,7 +20,7 @@ from knots.adapters import Adapter, save_adapter
 from knots.drafts import writing
 from knots.evaluation import EvaluationResult, Predictor, evaluate, summarize
 from knots.pipelines.bench import make_trainer, merged, predictor_of, workshop_for
-from knots.pipelines.bounds import alone, choice_note, settled
+from knots.pipelines.bounds import alone, choice_note, own_heads, settled
 from knots.pipelines.identity import merge_identity
 from knots.pipelines.plans import BASELINES, MergePlan
 from knots.pipelines.rehearsal import published_references, rehearse
@@ -123,7 +123,7 @@ def baseline_answers(plan: MergePlan, shop: Workshop, console: Console) -> dict[
 def run_identity(plan: MergePlan, shop: Workshop) -> dict[str, Any]:
     """What determines the result of a plan's run, as plain values; its id is made from it."""
     adapters = shop.adapters if plan.kind != "zero_shot" else ()
-    parts = (shop.base.identity, shop.text, adapters, shop.reading, shop.task_heads)
+    parts = (shop.base.identity, shop.text, adapters, shop.reading, own_heads(plan, shop))
     return merge_identity(plan, *parts, alone(plan, shop))
 
 
@@ -220,7 +220,7 @@ def score(plan: MergePlan, shop: Workshop, predictor: Predictor, console: Consol
         cache_dir=plan.cache_dir,
         batch_size=plan.scoring.batch_size,
         trainer=make_trainer(plan, plan.label, console),
-        heads=shop.heads,
+        heads=own_heads(plan, shop) or shop.class_heads,
         reading=shop.reading,
     )
 

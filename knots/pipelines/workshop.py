@@ -141,11 +141,6 @@ class Workshop:
             return None
         return task_heads(self.adapters, self.plan.heads, self.cache_dir)
 
-    @property
-    def heads(self) -> list[Tensor] | Callable[[torch.device], Heads]:
-        """What `evaluate` takes: the tasks' own heads, or what embeds class names on a device."""
-        return self.class_heads if self.task_heads is None else self.task_heads
-
     def class_heads(self, device: torch.device) -> Heads:
         """Class features of every task and of their union; embedded on `device` if they are not cached."""
         if self._class_heads is None:

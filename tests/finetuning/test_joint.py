@@ -183,10 +183,26 @@ def test_the_tasks_of_a_suite_jointly_and_once(tmp_path, folder, monkeypatch):
     assert "2 tasks jointly" in (tmp_path / "out" / "multitask" / "README.md").read_text()
 
 
+def test_tasks_of_sentences_learn_one_head_together(classifier, tmp_path):
+    """Saved as any adapter with its head; each task keeps its own absent classes."""
+    texts = {
+        name: {split: tiny_text_arrays(24, seed, classes=(0, 2)) for split in ("train", "validation")}
+        for seed, name in enumerate("ab")
+    }
+    tasks = [tiny_text_task(name) for name in texts]
+    plan = replace(PAIRS, steps=4, validate_every=2)
+    found = train(classifier, texts, tmp_path / "a", plan, tasks)
+    assert set(found) == {"untrained", "finetuned"}
+    adapter = load_adapter(tmp_path / "a", name="multitask")
+    assert adapter.heads["score.weight"].shape[0] == 3
+    assert "2 tasks jointly" in (tmp_path / "a" / "README.md").read_text()
+
+
 def test_what_cannot_be_learnt_jointly_is_refused(clip, classifier, tmp_path):
     texts = {split: tiny_text_arrays(12, 0) for split in ("train", "validation")}
-    with pytest.raises(KnotsError, match="multitask=true is for tasks of images"):
-        train(classifier, {"pairs": texts}, tmp_path / "a", PAIRS, [tiny_text_task("pairs")])
+    two = replace(tiny_text_task("b"), classes=("yes", "no"), absent=())
+    with pytest.raises(KnotsError, match="numbers of classes: a has 3, b has 2"):
+        train(classifier, {"a": texts, "b": texts}, tmp_path / "a", PAIRS, [tiny_text_task("a"), two])
     with pytest.raises(KnotsError, match="at least one task is needed"):
         train(clip, {}, tmp_path / "a", tasks=[])
     assert list(tmp_path.iterdir()) == []
