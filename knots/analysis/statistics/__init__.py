@@ -6,7 +6,7 @@ All numbers are fractions. Nothing here reads run folders.
 from knots.analysis.statistics.agreement import Concordance, concordance, rank_correlation
 from knots.analysis.statistics.paired import holm, mcnemar, normal_p
 from knots.analysis.statistics.panel import Panel, panel
-from knots.analysis.statistics.power import DISCORDANT, detectable, planned_error
+from knots.analysis.statistics.power import DISCORDANT, detectable, detectable_by, planned_error
 from knots.analysis.statistics.units import mean_of_units
 from knots.analysis.statistics.universes import Draws, Estimate, hierarchical
 
@@ -18,6 +18,7 @@ __all__ = [
     "Panel",
     "concordance",
     "detectable",
+    "detectable_by",
     "hierarchical",
     "holm",
     "mcnemar",

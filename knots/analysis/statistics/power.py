@@ -24,6 +24,20 @@ def detectable(error: float, *, power: float = 0.8, level: float = 0.05) -> floa
     return float(norm.isf(level / 2) + norm.ppf(power)) * error
 
 
+def detectable_by(interval: tuple[float, float], *, power: float = 0.8, level: float = 0.05) -> float:
+    """The same from an interval at `1 - level`, which with few universes is longer than its error says.
+
+    Args:
+        interval: of the paired difference; its half takes the place of z standard errors.
+        power: probability of finding it.
+        level: of the test and of the interval.
+    """
+    from scipy.stats import norm
+
+    quantile = float(norm.isf(level / 2))
+    return (quantile + float(norm.ppf(power))) / quantile * (interval[1] - interval[0]) / 2
+
+
 def planned_error(
     n: Mapping[str, int], reference: Mapping[str, float], *, discordant: float = DISCORDANT
 ) -> dict[str, float]:

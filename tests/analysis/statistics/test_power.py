@@ -7,13 +7,17 @@ import pytest
 import yaml
 
 from experiments._cli import CONF
-from knots.analysis.statistics import detectable, mcnemar, planned_error
+from knots.analysis.statistics import detectable, detectable_by, mcnemar, planned_error
 from knots.errors import KnotsError
 
 
 def test_the_sum_of_two_quantiles():
     assert detectable(1.0) == pytest.approx(1.959964 + 0.841621)
     assert detectable(0.5, power=0.5, level=0.1) == pytest.approx(0.5 * 1.644854, abs=1e-6)
+
+
+def test_an_interval_says_the_same_as_its_error():
+    assert detectable_by((0.3 - 1.959964, 0.3 + 1.959964)) == pytest.approx(detectable(1.0))
 
 
 def test_such_a_difference_is_found_as_often_as_promised():

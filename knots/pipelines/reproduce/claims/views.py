@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knots.analysis.statistics import Draws, detectable, rank_correlation
+from knots.analysis.statistics import Draws, detectable_by, rank_correlation
 from knots.evaluation.intervals import DRAWS, LEVEL
 from knots.pipelines.reproduce.claims.claims import CLAIMS, NEAR, Claim, published_value, verdict
 from knots.pipelines.reproduce.claims.evidence import Evidence
@@ -44,7 +44,7 @@ def _row(claim: Claim, plan: ClaimsPlan, evidence: Evidence) -> Row:
         empty = Cell(published=value, second_hand=second_hand, note=told)
         return Row(claim.name, (empty, Cell(), Cell()), NOT_RUN)
     ours = cell_of(estimate)
-    least = None if estimate.error is None else 100 * detectable(estimate.error)
+    least = None if estimate.interval is None else 100 * detectable_by(estimate.interval)
     first = Cell(
         ours=ours.ours,
         published=value,

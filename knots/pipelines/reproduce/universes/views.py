@@ -18,7 +18,7 @@ from knots.analysis.statistics import (
     Estimate,
     Panel,
     concordance,
-    detectable,
+    detectable_by,
     hierarchical,
     holm,
     mean_of_units,
@@ -128,9 +128,9 @@ def _detectable_row(arm: Arm, columns: Sequence[str]) -> Row:
     """The median over the pairs of methods of what could be seen with these universes and items."""
     cells = []
     for column in columns:
-        errors = [arm.draws[column].difference(b, a).error for a, b in arm.pairs] if arm.panel else []
-        known = [error for error in errors if error is not None]
-        cells.append(Cell(ours=100 * detectable(float(np.median(known))) if known else None))
+        found = [arm.draws[column].difference(b, a).interval for a, b in arm.pairs] if arm.panel else []
+        known = [detectable_by(interval) for interval in found if interval is not None]
+        cells.append(Cell(ours=100 * float(np.median(known)) if known else None))
     return Row("minimal detectable difference", tuple(cells), None if arm.panel else NOT_RUN)
 
 
