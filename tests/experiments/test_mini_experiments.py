@@ -4,6 +4,7 @@ With a part of the items, to save time. All share one output folder, as those of
 and trials of one serve the next.
 """
 
+from html import unescape
 from itertools import combinations
 from pathlib import Path
 
@@ -148,6 +149,6 @@ def test_universes_stand_beside_each_other(place: Path):
 
 def test_one_page_shows_all_of_them(place: Path):
     type_command(place, "report.py", [])
-    page = (place / "outputs" / "report" / "report.html").read_text()
+    page = unescape((place / "outputs" / "report" / "report.html").read_text())
     for path in (place / "outputs").glob("mini_*"):
         assert kept(place / "outputs", path.name)["title"] in page
