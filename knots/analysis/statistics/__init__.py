@@ -8,7 +8,7 @@ from knots.analysis.statistics.paired import holm, mcnemar, normal_p
 from knots.analysis.statistics.panel import Panel, panel
 from knots.analysis.statistics.power import DISCORDANT, detectable, detectable_by, planned_error
 from knots.analysis.statistics.units import mean_of_units
-from knots.analysis.statistics.universes import Draws, Estimate, hierarchical
+from knots.analysis.statistics.universes import Draws, Estimate, drawn_estimate, hierarchical
 
 __all__ = [
     "DISCORDANT",
@@ -19,6 +19,7 @@ __all__ = [
     "concordance",
     "detectable",
     "detectable_by",
+    "drawn_estimate",
     "hierarchical",
     "holm",
     "mcnemar",

@@ -83,14 +83,32 @@ class Draws:
         columns = [self.predictors.index(name) for name in weights]
         factors = np.array(list(weights.values()), dtype=np.float64)
         values, draws, items = (part[:, columns] @ factors for part in (self.values, self.draws, self.items))
-        kept = np.isfinite(draws)
-        value = float(values.mean())
-        if not np.isfinite(value) or kept.sum() < 2:
-            return Estimate(value, None, None, None)
-        low, high = np.quantile(draws[kept], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         spread = 0.0 if len(values) == 1 else float(values.var(ddof=1)) / len(values)
-        error = float(np.sqrt(spread + items[kept].var(ddof=1)))
-        return Estimate(value, (float(low), float(high)), error, float((draws[kept] > 0).mean()))
+        kept = items[np.isfinite(items)]
+        error = float(np.sqrt(spread + kept.var(ddof=1))) if len(kept) > 1 else None
+        return drawn_estimate(float(values.mean()), draws, error=error)
+
+    def drawn(self, weights: Mapping[str, float]) -> Floats:
+        """[S], the draws of the same weighted sum; of predictors that are there."""
+        columns = [self.predictors.index(name) for name in weights]
+        sums: Floats = self.draws[:, columns] @ np.array(list(weights.values()), dtype=np.float64)
+        return sums
+
+
+def drawn_estimate(value: float, drawn: Floats, *, error: float | None = None) -> Estimate:
+    """What draws say of a number, those aside in which it does not exist.
+
+    Args:
+        value: as measured.
+        drawn: [S].
+        error: standard error; None is the deviation of the draws.
+    """
+    known = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(known) < 2:
+        return Estimate(value, None, None, None)
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    error = float(known.std(ddof=1)) if error is None else error
+    return Estimate(value, (float(low), float(high)), error, float((known > 0).mean()))
 
 
 def hierarchical(

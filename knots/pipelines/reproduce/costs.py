@@ -22,11 +22,8 @@ from knots.files import write_whole
 from knots.pipelines.bench import merger
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.reproduce.experiment import NOT_RUN, Product, Runner
-from knots.pipelines.reproduce.methods import Found, best_of
-from knots.pipelines.reproduce.table_plan import AVERAGE, RowPlan, TablePlan
-from knots.pipelines.search.plan import SearchPlan
-from knots.pipelines.search.record import best_seed
-from knots.pipelines.search.run import SearchOutcome
+from knots.pipelines.reproduce.methods import Found, best_of, chosen_merge
+from knots.pipelines.reproduce.table_plan import AVERAGE, TablePlan
 from knots.pipelines.trainers import quiet_trainer
 from knots.provenance import describe_device
 from knots.reporting.comparison import Value, average, joint
@@ -70,7 +67,7 @@ def add_costs(plan: TablePlan, runner: Runner, found: Mapping[str, Found], produ
         if row.merge.kind != "merged" or row.label not in found:
             continue
         outcome = found[row.label]
-        chosen, run = best_plan(row, outcome), best_of(outcome).run
+        chosen, run = chosen_merge(row.plan, outcome), best_of(outcome).run
         measured = product.attempt(f"{row.label}, costs", partial(costs_of, chosen, run, runner))
         shortened = [_shortened(row.label, chosen, rank, runner, product) for rank in plan.max_ranks]
         reached = [_reached(some, chosen) for some in (run, *shortened)]
@@ -79,15 +76,6 @@ def add_costs(plan: TablePlan, runner: Runner, found: Mapping[str, Found], produ
     if devices:
         product.sheets.append(_sheet(plan, rows, devices))
         product.varying.add(product.sheets[-1].name)
-
-
-def best_plan(row: RowPlan, found: Found) -> MergePlan:
-    """The run that a row shows: its own, or the best candidate of its search on the test split."""
-    if isinstance(row.plan, SearchPlan):
-        assert isinstance(found, SearchOutcome)
-        best = best_seed(found.run.metrics["seeds"])
-        return row.plan.tested(best["chosen"], best["seed"])
-    return row.plan
 
 
 def costs_of(plan: MergePlan, run: Run, runner: Runner) -> Measured | None:

@@ -14,8 +14,8 @@ from rich.console import Console
 from knots.pipelines.reproduce.count_plan import CountsPlan
 from knots.pipelines.reproduce.count_views import Runs, means_picture, means_sheet, subsets_sheet
 from knots.pipelines.reproduce.experiment import Product, Runner
-from knots.pipelines.reproduce.methods import Found, best_of, label_of, run_method
-from knots.pipelines.reproduce.subsets import SubsetRunner, chosen_merge
+from knots.pipelines.reproduce.methods import Found, best_of, chosen_merge, label_of, run_method
+from knots.pipelines.reproduce.subsets import SubsetRunner
 from knots.pipelines.reproduce.table_plan import merge_of
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 from knots.errors import KnotsError
 from knots.pipelines.merge import Outcome
-from knots.pipelines.plans import BASELINES
+from knots.pipelines.plans import BASELINES, MergePlan
 from knots.pipelines.reproduce.experiment import Compose, Runner
 from knots.pipelines.reproduce.table_plan import (
     LABELS,
@@ -73,6 +73,14 @@ def best_of(found: Found) -> Outcome:
         return found
     assert found.best is not None
     return found.best
+
+
+def chosen_merge(row: MethodPlan, found: Found) -> MergePlan:
+    """The run of a method with its options: its own, or those that its search found."""
+    if isinstance(row, MergePlan):
+        return row
+    metrics = best_of(found).run.metrics
+    return row.tested({option: metrics["merge"][option] for option in row.searched}, metrics["seed"])
 
 
 def label_of(method: str) -> str:

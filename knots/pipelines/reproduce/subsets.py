@@ -12,20 +12,8 @@ from knots.pipelines.merge import Answer, answer, baseline_answers, finished_run
 from knots.pipelines.plans import MergePlan
 from knots.pipelines.reproduce.count_plan import Subset
 from knots.pipelines.reproduce.experiment import Runner
-from knots.pipelines.reproduce.methods import Found
-from knots.pipelines.reproduce.table_plan import MethodPlan
-from knots.pipelines.search.run import SearchOutcome
 from knots.pipelines.workshop import Workshop
 from knots.runs import Run
-
-
-def chosen_merge(row: MethodPlan, found: Found) -> MergePlan:
-    """The run over all tasks, with the options that all subsets take over."""
-    if isinstance(row, MergePlan):
-        return row
-    assert isinstance(found, SearchOutcome)
-    options = dict(found.run.metrics["chosen"])
-    return row.tested(options, options.pop("seed"))
 
 
 def merge_some(plan: MergePlan, tasks: Subset) -> MergePlan:

@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from knots.analysis.statistics import Draws, Estimate, mean_of_units
-from knots.evaluation.intervals import LEVEL
+from knots.analysis.statistics import Draws, Estimate, drawn_estimate, mean_of_units
 from knots.pipelines.reproduce.claims.evidence import Evidence, large, part
 from knots.pipelines.reproduce.claims.plan import ClaimsPlan
 from knots.pipelines.reproduce.methods import published_cell
@@ -132,8 +129,8 @@ def _lowest_rank(plan: ClaimsPlan, evidence: Evidence) -> Estimate | None:
     first, second = _contrast(lowest, gain), _contrast(highest, gain)
     if first is None or second is None or lowest is None or highest is None:
         return None
-    drawn = _of(lowest, gain) - _of(highest, gain)
-    return _estimate(first.value - second.value, drawn)
+    drawn = lowest.drawn(gain) - highest.drawn(gain)
+    return drawn_estimate(first.value - second.value, drawn)
 
 
 def _beyond_two(plan: ClaimsPlan, evidence: Evidence) -> Estimate | None:
@@ -162,22 +159,7 @@ def _ensemble_worst(_: ClaimsPlan, evidence: Evidence) -> Estimate | None:
     others = [k for k in range(len(draws.predictors)) if k != place]
     means = draws.values.mean(axis=0)
     value = float(means[others].min() - means[place])
-    return _estimate(value, draws.draws[:, others].min(axis=1) - draws.draws[:, place])
-
-
-def _of(draws: Draws, weights: Mapping[str, float]) -> np.ndarray:
-    columns = [draws.predictors.index(name) for name in weights]
-    drawn: np.ndarray = draws.draws[:, columns] @ np.array(list(weights.values()))
-    return drawn
-
-
-def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    """What draws say of a number that is no contrast of one panel."""
-    known = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(known) < 2:
-        return Estimate(value, None, None, None)
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, (float(low), float(high)), float(known.std(ddof=1)), float((known > 0).mean()))
+    return drawn_estimate(value, draws.draws[:, others].min(axis=1) - draws.draws[:, place])
 
 
 CLAIMS: Sequence[Claim] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,21 +15,17 @@ from knots.analysis.statistics import Draws, hierarchical, panel
 from knots.evaluation.summary import BOOTSTRAP_SEED
 from knots.pipelines.analyze import finished_analysis, run_analysis
 from knots.pipelines.merge import Outcome
-from knots.pipelines.plans import MergePlan
 from knots.pipelines.reproduce.claims.plan import ClaimsPlan, SimilarityPart, seeded_for
 from knots.pipelines.reproduce.count_plan import Subset
 from knots.pipelines.reproduce.experiment import Product, Runner
-from knots.pipelines.reproduce.methods import best_of, label_of, run_method
+from knots.pipelines.reproduce.methods import chosen_merge, label_of
 from knots.pipelines.reproduce.subsets import SubsetRunner
 from knots.pipelines.reproduce.training import train_missing
-from knots.pipelines.reproduce.universes import Outcomes, collect, in_universe, universe_panel
+from knots.pipelines.reproduce.universes import Outcomes, collect, fine_tuned, in_universe, universe_panel
 from knots.pipelines.reproduce.universes.plan import analysis_in
 from knots.runs import Run
 
 log = logging.getLogger(__name__)
-
-Tables = Mapping[str, Mapping[int, pd.DataFrame]]
-"""Predictor -> universe -> its predictions."""
 
 
 @dataclass(eq=False)
@@ -61,15 +58,20 @@ class Evidence:
 
         Predictors: methods, `large(...)` of methods, and `part(...)` of subsets; one draw for all.
         """
+        known = self.whole(self.methods)
+        if not known:
+            return None
         tables: dict[str, dict[int, pd.DataFrame]] = {
-            **_predictions(self.whole(self.methods)),
+            **_predictions(known),
             **{large(method): runs for method, runs in _predictions(self.whole(self.large)).items()},
         }
         for method, subsets in self.parts.items():
             for subset, runs in subsets.items():
                 if set(runs) == set(self.universes):
                     tables[part(method, subset)] = {u: run.predictions() for u, run in runs.items()}
-        return self._drawn(tables)
+        every = [{name: by[u] for name, by in tables.items()} for u in self.universes]
+        reference = fine_tuned(known, self.universes)
+        return hierarchical(panel(every, reference=reference), seed=BOOTSTRAP_SEED)
 
     @cached_property
     def joint(self) -> Draws | None:
@@ -85,15 +87,6 @@ class Evidence:
         if not known:
             return None
         return hierarchical(universe_panel(known, self.universes), seed=BOOTSTRAP_SEED + rank)
-
-    def _drawn(self, tables: Tables) -> Draws | None:
-        known = self.whole(self.methods)
-        if not known:
-            return None
-        first = next(iter(known.values()))
-        reference = [first[u].baselines["finetuned"].predictions() for u in self.universes]
-        every = [{name: by[u] for name, by in tables.items()} for u in self.universes]
-        return hierarchical(panel(every, reference=reference), seed=BOOTSTRAP_SEED)
 
 
 def _predictions(found: Outcomes) -> dict[str, dict[int, pd.DataFrame]]:
@@ -141,47 +134,39 @@ def _add(known: Outcomes, found: Outcomes) -> None:
         known.setdefault(method, {}).update(runs)
 
 
-def _chosen(plan: ClaimsPlan, method: str, universe: int, outcome: Outcome) -> MergePlan:
-    """The run of a method with its options, found or given."""
-    row = in_universe(plan.rows[method], universe)
-    if isinstance(row, MergePlan):
-        return row
-    merge, seed = outcome.run.metrics["merge"], outcome.run.metrics["seed"]
-    return row.tested({option: merge[option] for option in row.searched}, seed)
-
-
 def _run_large(plan: ClaimsPlan, universe: int, runner: Runner, product: Product, evidence: Evidence) -> None:
     """Task arithmetic at a scale that is far too large."""
-    for method in ("task_arithmetic",):
-        outcome = evidence.methods.get(method, {}).get(universe)
-        if plan.large_scale is None or outcome is None:
-            continue
-        merge = _chosen(plan, method, universe, outcome)
-        merge = replace(merge, options={**merge.options, "scale": plan.large_scale}, keep_adapter=False)
-        label = f"{label_of(method)} at scale {plan.large_scale:g}, universe {universe}"
-        found = product.attempt(label, partial(runner.merge, merge))
-        if found is not None:
-            evidence.large.setdefault(method, {})[universe] = found
-            product.named(found.run)
+    method = "task_arithmetic"
+    outcome = evidence.methods.get(method, {}).get(universe)
+    if plan.large_scale is None or outcome is None:
+        return
+    merge = chosen_merge(in_universe(plan.rows[method], universe), outcome)
+    merge = replace(merge, options={**merge.options, "scale": plan.large_scale}, keep_adapter=False)
+    label = f"{label_of(method)} at scale {plan.large_scale:g}, universe {universe}"
+    found = product.attempt(label, partial(runner.merge, merge))
+    if found is not None:
+        evidence.large.setdefault(method, {})[universe] = found
+        product.named(found.run)
 
 
 def _run_parts(plan: ClaimsPlan, universe: int, runner: Runner, product: Product, evidence: Evidence) -> None:
     """Merges of some of the tasks, with the options of all of them."""
     if plan.counts is None:
         return
+    merges = {}
+    for method in plan.counts.rows:
+        outcome = evidence.methods.get(method, {}).get(universe)
+        if outcome is not None:
+            merge = chosen_merge(in_universe(plan.rows[method], universe), outcome)
+            merges[method] = replace(merge, keep_adapter=False)
     subsets = SubsetRunner(runner)
-    for chosen in plan.counts.subsets.values():
-        for subset in chosen:
-            for method in plan.counts.rows:
-                outcome = evidence.methods.get(method, {}).get(universe)
-                if outcome is None:
-                    continue
-                merge = replace(_chosen(plan, method, universe, outcome), keep_adapter=False)
-                label = f"{label_of(method)} on {', '.join(subset)}, universe {universe}"
-                run = product.attempt(label, partial(subsets.run, merge, subset))
-                if run is not None:
-                    evidence.parts.setdefault(method, {}).setdefault(subset, {})[universe] = run
-                    product.named(run)
+    every = itertools.chain.from_iterable(plan.counts.subsets.values())
+    for subset, (method, merge) in itertools.product(every, merges.items()):
+        label = f"{label_of(method)} on {', '.join(subset)}, universe {universe}"
+        run = product.attempt(label, partial(subsets.run, merge, subset))
+        if run is not None:
+            evidence.parts.setdefault(method, {}).setdefault(subset, {})[universe] = run
+            product.named(run)
 
 
 def _run_ranks(
@@ -191,13 +176,8 @@ def _run_ranks(
         return
     for rank, rows in plan.ranks.rows.items():
         runner = Runner(plan.experiment, console)
-        for method, row in rows.items():
-            run = partial(run_method, runner, in_universe(row, universe))
-            found = product.attempt(f"{label_of(method)}, rank {rank}, universe {universe}", run)
-            if found is not None:
-                best = best_of(found)
-                evidence.ranks.setdefault(rank, {}).setdefault(method, {})[universe] = best
-                product.named(*best.baselines.values(), best.run)
+        found = collect(rows, (universe,), runner, product, kind=f", rank {rank}")
+        _add(evidence.ranks.setdefault(rank, {}), found)
 
 
 def _train(plan: ClaimsPlan, universe: int) -> None:

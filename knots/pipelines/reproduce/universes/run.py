@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import pandas as pd
 from rich.console import Console
 
 from knots.analysis.statistics import Panel, panel
@@ -65,6 +66,7 @@ def collect(
     product: Product,
     *,
     shared_init: bool = True,
+    kind: str = "",
 ) -> Outcomes:
     """Every method in every universe, universe by universe, so that the methods share what they load.
 
@@ -74,13 +76,14 @@ def collect(
         runner: runs what is missing, or only looks.
         product: takes the runs and the failures.
         shared_init: which kind of sets.
+        kind: stands behind a method's name in failures, as ", rank 4".
     """
     found: Outcomes = {method: {} for method in rows}
     for place, universe in enumerate(universes):
         if place:
             runner.forget()
         for method, row in rows.items():
-            label = f"{label_of(method)}, universe {universe}{'' if shared_init else ', own init'}"
+            label = f"{label_of(method)}{kind}, universe {universe}{'' if shared_init else ', own init'}"
             run = partial(run_method, runner, in_universe(row, universe, shared_init))
             outcome = product.attempt(label, run)
             if outcome is not None:
@@ -105,9 +108,13 @@ def universe_panel(
     ]
     if hits is not None:
         return panel(tables, hits=hits)
+    return panel(tables, reference=fine_tuned(found, universes))
+
+
+def fine_tuned(found: Mapping[str, Mapping[int, Outcome]], universes: Sequence[int]) -> list[pd.DataFrame]:
+    """The fine-tuned adapters' predictions in each universe, which are the same for all methods."""
     first = next(iter(found.values()))
-    reference = [first[universe].baselines["finetuned"].predictions() for universe in universes]
-    return panel(tables, reference=reference)
+    return [first[universe].baselines["finetuned"].predictions() for universe in universes]
 
 
 def _similarity(plan: UniversesPlan, product: Product, console: Console) -> list[Sheet]:

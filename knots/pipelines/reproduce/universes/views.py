@@ -26,6 +26,7 @@ from knots.analysis.statistics import (
 from knots.evaluation.intervals import DRAWS
 from knots.evaluation.summary import BOOTSTRAP_SEED
 from knots.pipelines.merge import Outcome
+from knots.pipelines.reproduce.differences import LABEL, LEVEL
 from knots.pipelines.reproduce.experiment import NOT_RUN, Picture
 from knots.pipelines.reproduce.methods import data_note, label_of, search_note
 from knots.pipelines.reproduce.table_plan import AVERAGE
@@ -35,7 +36,6 @@ from knots.reporting.comparison import Value
 from knots.reporting.sheets import Cell, Row, Sheet
 from knots.runs import Run
 
-SIGNIFICANT = 0.05
 INITS = {True: "shared initial factors", False: "initial factors of their own"}
 
 
@@ -78,8 +78,6 @@ class Arm:
 
 def arm_sheets(plan: UniversesPlan, arm: Arm, failures: Mapping[str, str]) -> list[Sheet]:
     """Means, differences and rankings of one kind of sets."""
-    if arm.panel is None:
-        return [_means_sheet(plan, arm, failures)]
     sheets = [_means_sheet(plan, arm, failures)]
     if len(arm.found) > 1:
         sheets.append(_differences_sheet(plan, arm))
@@ -119,9 +117,7 @@ def cell_of(estimate: Estimate, *, star: bool = False) -> Cell:
 
 
 def _deviation(arm: Arm, method: str, column: str) -> Cell:
-    draws = arm.draws[column]
-    values = draws.values[:, draws.predictors.index(method)]
-    return Cell(ours=float(100 * values.std(ddof=1)))
+    return Cell(ours=float(100 * _values(arm.draws[column], method).std(ddof=1)))
 
 
 def _detectable_row(arm: Arm, columns: Sequence[str]) -> Row:
@@ -131,7 +127,7 @@ def _detectable_row(arm: Arm, columns: Sequence[str]) -> Row:
         found = [arm.draws[column].difference(b, a).interval for a, b in arm.pairs] if arm.panel else []
         known = [detectable_by(interval) for interval in found if interval is not None]
         cells.append(Cell(ours=100 * float(np.median(known)) if known else None))
-    return Row("minimal detectable difference", tuple(cells), None if arm.panel else NOT_RUN)
+    return Row(LABEL, tuple(cells), None if arm.panel else NOT_RUN)
 
 
 def _differences_sheet(plan: UniversesPlan, arm: Arm) -> Sheet:
@@ -142,7 +138,7 @@ def _differences_sheet(plan: UniversesPlan, arm: Arm) -> Sheet:
     for ((first, second), estimate), p in zip(found.items(), adjusted, strict=True):
         above = int((_values(draws, second) > _values(draws, first)).sum())
         cells = (
-            cell_of(estimate, star=p < SIGNIFICANT),
+            cell_of(estimate, star=p < LEVEL),
             Cell(text="-" if estimate.above is None else f"{estimate.above:.3f}"),
             Cell(text=f"{p:.2g}"),
             Cell(text=f"{above} of {len(plan.universes)}"),
@@ -204,7 +200,7 @@ def _notes(plan: UniversesPlan) -> Iterator[str]:
     )
     yield from search_note(plan.rows.values())
     yield "options are searched in each universe by itself, where they are searched"
-    yield "minimal detectable difference: median over the pairs of methods, power 80 %, level 5 %, paired"
+    yield f"{LABEL}: median over the pairs of methods, power 80 %, level 5 %, paired"
 
 
 def means_picture(plan: UniversesPlan, arm: Arm) -> Picture:
