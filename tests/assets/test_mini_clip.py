@@ -23,7 +23,7 @@ UNIVERSES = range(5)
 OTHERS = range(5, 8)
 """Universes of which there are some tasks only, for sets that share no initial factors."""
 
-every_task = pytest.mark.parametrize("task", TASKS)
+OF_RANK_1 = ("digits", "textures", "signs", "land_cover")
 
 
 def suite():
@@ -45,9 +45,9 @@ class Ruler:
         }
         self.take(ADAPTERS)
 
-    def take(self, adapters):
+    def take(self, adapters, tasks=TASKS):
         """Measure another set of adapters."""
-        self.adapters = {name: load_adapter(asset_path(f"{adapters}/{name}")) for name in self.tasks}
+        self.adapters = {name: load_adapter(asset_path(f"{adapters}/{name}")) for name in tasks}
 
     @torch.inference_mode()
     def accuracy(self, name):
@@ -59,7 +59,7 @@ class Ruler:
         return {name: self.accuracy(name) for name in self.tasks}
 
     def finetuned(self):
-        return {name: self.with_updates([name], 1.0, [name])[name] for name in self.tasks}
+        return {name: self.with_updates([name], 1.0, [name])[name] for name in self.adapters}
 
     def with_updates(self, adapters, scale, tasks):
         """Accuracies on `tasks` of the base plus `scale` times the sum of the updates of `adapters`."""
@@ -105,6 +105,15 @@ def test_every_universe_has_every_task_and_all_that_a_set_needs():
     assert {universe for universe, _ in found} == {*UNIVERSES, *OTHERS}
 
 
+def test_every_universe_has_the_adapters_of_rank_1():
+    root = asset_path("mini_clip/adapters/rank_1")
+    found = {str(path.relative_to(root)) for path in shipped() if root in path.parents}
+    assert found == {f"universe_{universe}/{task}" for universe in UNIVERSES for task in OF_RANK_1}
+    for folder in found:
+        updates = load_adapter(f"asset:mini_clip/adapters/rank_1/{folder}").updates
+        assert {update.rank for update in updates.values()} == {1}
+
+
 def initial_a(universe, task, module="encoder.layers.0.self_attn.q_proj"):
     adapter = load_adapter(asset_path(f"mini_clip/adapters/universe_{universe}/{task}"))
     return adapter.updates[module].a
@@ -118,7 +127,7 @@ def test_tasks_of_a_universe_started_from_one_a_and_universes_did_not():
     assert abs(cosine(first.flatten(), other.flatten(), dim=0)) < 0.2
 
 
-@pytest.mark.parametrize("folder", shipped(), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("folder", shipped(), ids=lambda path: "/".join(path.parts[-3:]))
 def test_adapters_are_small_half_precision_and_name_no_machine(folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
@@ -185,6 +194,18 @@ def test_universes_are_as_good_as_one_another(ruler):
         assert told == pytest.approx([*finetuned.values(), averages[universe]], abs=0.5)
     ruler.take(ADAPTERS)
     assert max(averages.values()) - min(averages.values()) < 1.5, averages
+
+
+@pytest.mark.slow
+def test_adapters_of_rank_1_are_what_the_model_card_tells(ruler):
+    card = asset_path("mini_clip/MODEL_CARD.md").read_text()
+    for universe in UNIVERSES:
+        ruler.take(f"mini_clip/adapters/rank_1/universe_{universe}", OF_RANK_1)
+        finetuned = ruler.finetuned()
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| universe {universe}, rank 1 |")]
+        told = [float(cell) for cell in row.split("|")[2:-1]]
+        assert told == pytest.approx([*finetuned.values(), mean(finetuned)], abs=0.5)
+    ruler.take(ADAPTERS)
 
 
 @pytest.mark.slow

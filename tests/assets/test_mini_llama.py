@@ -21,8 +21,6 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 SAMPLE = 1000
 """Test items a task when time is short; the shipped accuracies are far enough above the bar for that."""
 
-every_task = pytest.mark.parametrize("task", TASKS)
-
 
 def suite():
     files = {task: CONF / "task" / "mini_nli6" / f"{task}.yaml" for task in TASKS}
@@ -121,6 +119,20 @@ def test_the_accuracies_hold_on_the_test_split_and_the_model_card_tells_them(rul
     assert sum(gap >= 10 for gap in gaps) >= 4, gaps
 
 
+@pytest.mark.slow
+def test_the_adapter_of_all_tasks_is_what_the_model_card_tells(ruler):
+    own = ruler.adapters
+    try:
+        ruler.adapters = dict.fromkeys(TASKS, load_adapter("asset:mini_llama/multitask"))
+        found = [ruler.finetuned(task, ruler.tasks[task].size("test")) for task in TASKS]
+    finally:
+        ruler.adapters = own
+    card = " ".join(asset_path("mini_llama/MODEL_CARD.md").read_text().split())
+    listed = re.search(r"in the order above: ([\d., ]+), average ([\d.]+)\.", card)
+    assert [float(one) for one in listed[1].split(", ")] == pytest.approx(found, abs=0.5)
+    assert float(listed[2]) == pytest.approx(np.mean(found), abs=0.3)
+
+
 def told(task):
     """Majority, frozen head and adapter on the test split, of the card's table of eight columns."""
     lines = asset_path("mini_llama/MODEL_CARD.md").read_text().splitlines()
@@ -128,9 +140,9 @@ def told(task):
     return [float(cells[place]) for place in (2, 6, 7)]
 
 
-@every_task
-def test_adapters_are_small_half_precision_and_name_no_machine(task):
-    folder = asset_path(f"mini_llama/adapters/{task}")
+@pytest.mark.parametrize("name", [*(f"adapters/{task}" for task in TASKS), "multitask"])
+def test_adapters_are_small_half_precision_and_name_no_machine(name):
+    folder = asset_path(f"mini_llama/{name}")
     tensors = load_file(folder / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     assert all(tensor.isfinite().all() for tensor in tensors.values())

@@ -14,14 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from knots.finetuning import FinetuningPlan, parse_plan
-from knots.pipelines.analyze import AnalysisPlan, finished_analysis, parse_analysis, run_analysis
+from knots.finetuning import parse_plan
+from knots.pipelines.analyze import AnalysisPlan, parse_analysis
 from knots.pipelines.reproduce.experiment import NOT_RUN, Compose, Experiment, Product
-from knots.pipelines.reproduce.training import train_missing
+from knots.pipelines.reproduce.training import FullFinetunes, compare
 from knots.pipelines.values import check_keys, names_of
 from knots.reporting.published import Published
 from knots.reporting.sheets import Row, Sheet
-from knots.runs import Run
 
 KEYS = ("name", "kind", "title", "common", "train")
 
@@ -33,14 +32,12 @@ class SimilarityPlan:
     Attributes:
         experiment: its name and place.
         analysis: what is compared.
-        recipe: how full fine-tunes of the analysis' tasks are trained; None where they are there.
-        folder: where they are trained into.
+        full: full fine-tunes that are trained for it; None where they are there.
     """
 
     experiment: Experiment
     analysis: AnalysisPlan
-    recipe: FinetuningPlan | None
-    folder: Path
+    full: FullFinetunes | None
 
 
 def parse_similarity(
@@ -62,17 +59,18 @@ def parse_similarity(
     common = names_of("experiment.common", values["common"])
     if values["train"] is None:
         analysis = parse_analysis(compose("analyze", common))
-        return SimilarityPlan(experiment, analysis, None, Path())
+        return SimilarityPlan(experiment, analysis, None)
     config = compose("finetune", names_of("experiment.train", values["train"]))
     folder = Path(config["folder"]).expanduser()
     analysis = parse_analysis(compose("analyze", [*common, f'full.adapters="{folder}/{{task}}"']))
-    return SimilarityPlan(experiment, analysis, parse_plan(config["finetune"]), folder)
+    return SimilarityPlan(experiment, analysis, FullFinetunes(parse_plan(config["finetune"]), folder))
 
 
 def run_similarity(plan: SimilarityPlan, console: Console) -> Product:
     """Train what is missing, compare, and show the comparison's own tables and figures."""
     product = Product()
-    found = product.attempt("analysis", partial(_compare, plan, console))
+    analysis = partial(compare, plan.analysis, plan.full, "full fine-tunes", console, run=plan.experiment.run)
+    found = product.attempt("analysis", analysis)
     if found is None:
         reason = product.failures.get("analysis", NOT_RUN)
         row = Row("mean CKA between two tasks", (), reason)
@@ -84,12 +82,3 @@ def run_similarity(plan: SimilarityPlan, console: Console) -> Product:
     for figure in found.metrics["figures"]:
         product.copies[found.folder / figure["file"]] = figure["caption"]
     return product
-
-
-def _compare(plan: SimilarityPlan, console: Console) -> Run | None:
-    """The analysis; None where it is not there and nothing is to be run."""
-    if not plan.experiment.run:
-        return finished_analysis(plan.analysis)
-    if plan.recipe is not None:
-        train_missing(plan.analysis, plan.recipe, plan.folder, "full fine-tunes")
-    return run_analysis(plan.analysis, console)

@@ -13,14 +13,13 @@ from rich.console import Console
 
 from knots.analysis.statistics import Draws, hierarchical, panel
 from knots.evaluation.summary import BOOTSTRAP_SEED
-from knots.pipelines.analyze import finished_analysis, run_analysis
 from knots.pipelines.merge import Outcome
 from knots.pipelines.reproduce.claims.plan import ClaimsPlan, SimilarityPart, seeded_for
 from knots.pipelines.reproduce.count_plan import Subset
 from knots.pipelines.reproduce.experiment import Product, Runner
 from knots.pipelines.reproduce.methods import chosen_merge, label_of
 from knots.pipelines.reproduce.subsets import SubsetRunner
-from knots.pipelines.reproduce.training import train_missing
+from knots.pipelines.reproduce.training import FullFinetunes, compare, train_missing
 from knots.pipelines.reproduce.universes import Outcomes, collect, fine_tuned, in_universe, universe_panel
 from knots.pipelines.reproduce.universes.plan import analysis_in
 from knots.runs import Run
@@ -189,9 +188,7 @@ def _train(plan: ClaimsPlan, universe: int) -> None:
 
 def _compare(plan: ClaimsPlan, similarity: SimilarityPart, universe: int, console: Console) -> Run | None:
     """How alike the updates are, with full fine-tunes of as many tasks, which are trained where missing."""
-    analysis = analysis_in(similarity.analysis, universe)
     folder = similarity.folder / f"universe_{universe}"
-    if not plan.experiment.run:
-        return finished_analysis(analysis) if folder.is_dir() else None
-    train_missing(analysis, seeded_for(similarity.recipe, universe), folder, f"full, universe {universe}")
-    return run_analysis(analysis, console)
+    full = FullFinetunes(seeded_for(similarity.recipe, universe), folder)
+    analysis, label = analysis_in(similarity.analysis, universe), f"full, universe {universe}"
+    return compare(analysis, full, label, console, run=plan.experiment.run)
