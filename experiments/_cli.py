@@ -38,7 +38,8 @@ TERMINATED = 143
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """Names of W&B's public server; which of them `wandb login` writes down depends on its version."""
 
-Task = Callable[[dict[str, Any]], None]
+Task = Callable[[dict[str, Any]], Sequence[Path] | None]
+"""What an entry point does with its configuration; returns the folders of what was asked for."""
 
 
 def entry_point(
@@ -65,7 +66,7 @@ def entry_point(
         @functools.wraps(task)
         def command() -> None:
             if {"--help", "-h"} & set(sys.argv[1:]):
-                _say(_help(config_name, sys.modules[task.__module__].__doc__ or ""), sys.stdout)
+                say(_help(config_name, sys.modules[task.__module__].__doc__ or ""), sys.stdout)
                 return
             sys.argv[1:] = [_renamed(argument, aliases or {}) for argument in sys.argv[1:]]
             try:
@@ -82,31 +83,56 @@ def entry_point(
 
 def _run(task: Task, config_name: str, stopped: str) -> int:
     """Compose and run; returns the exit code."""
-    # Hydra would print errors its own way and exit with 1: with this it hands them to us.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     mistakes: list[str] = []
-
-    @functools.wraps(task)
-    def job(config: DictConfig) -> None:
-        try:
-            task(_with_changes(plain(config), list(HydraConfig.get().overrides.task)))
-        except Exception as error:
-            # A mistake is not raised: Hydra would stop the other jobs of a sweep.
-            mistakes.append(_complain(error))
-
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        # A mistake is not raised: Hydra would stop the other jobs of a sweep.
+        run_composed(task, config_name, lambda error: mistakes.append(_complain(error)))
     except (KeyboardInterrupt, SystemExit) as stop:
         code = _stopped(stop)
         if code is None:
             raise
-        _say(stopped, sys.stderr)
+        say(stopped, sys.stderr)
         return code
     except Exception as error:
         _complain(error)
         return MISTAKE
     return MISTAKE if mistakes else 0
+
+
+def run_composed(
+    task: Task,
+    config_name: str,
+    failed: Callable[[Exception], object],
+    finished: Callable[[Sequence[Path]], object] | None = None,
+) -> None:
+    """Run a task with the configuration that `sys.argv` makes, or with each of a sweep.
+
+    Args:
+        task: what is run.
+        config_name: of the primary configuration.
+        failed: is given what a task raises.
+        finished: is given what a task returns; None for nobody.
+
+    Raises:
+        Exception: the configuration cannot be composed, in one of many ways.
+    """
+    from experiments._launcher import register
+
+    # Hydra would print errors its own way and exit with 1: with this it hands them to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> None:
+        try:
+            folders = task(_with_changes(plain(config), list(HydraConfig.get().overrides.task)))
+            if finished is not None:
+                finished(folders or ())
+        except Exception as error:
+            failed(error)
+
+    register()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
 
 
 def _stopped(stop: BaseException) -> int | None:
@@ -192,14 +218,14 @@ def quoted(argument: str) -> str:
 
 def _complain(error: Exception) -> str:
     """Print a user's mistake in one message; raise anything else, which is a bug of ours."""
-    message = _mistake(error)
+    message = mistake_of(error)
     if message is None or os.environ.get("KNOTS_TRACEBACK"):
         raise error
-    _say(f"error: {message}", sys.stderr)
+    say(f"error: {message}", sys.stderr)
     return message
 
 
-def _mistake(error: Exception) -> str | None:
+def mistake_of(error: Exception) -> str | None:
     """What the user did wrong, in one paragraph; None if the error is not about that."""
     from knots.errors import KnotsError, unknown
 
@@ -250,7 +276,7 @@ def _public(options: list[str] | tuple[str, ...]) -> list[str]:
     return [option for option in options if not option.startswith("_")]
 
 
-def _say(text: str, stream: Any) -> None:
+def say(text: str, stream: Any) -> None:
     stream.write(text.rstrip() + "\n")
 
 

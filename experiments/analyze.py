@@ -9,13 +9,14 @@ uv run experiments/analyze.py items=512 estimator=biased split=validation
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from experiments._cli import entry_point
 
 
 @entry_point("analyze")
-def main(config: dict[str, Any]) -> None:
+def main(config: dict[str, Any]) -> list[Path]:
     """Look, show, log."""
     from rich.text import Text
 
@@ -31,6 +32,7 @@ def main(config: dict[str, Any]) -> None:
         console.print(Text(f"Run folder: {run.folder}"), soft_wrap=True)
         if run.fresh:
             log_record(run.folder, run.metrics, config)
+    return [run.folder]
 
 
 if __name__ == "__main__":

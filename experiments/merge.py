@@ -9,13 +9,14 @@ uv run experiments/merge.py model=llama3_8b                    its language benc
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from experiments._cli import entry_point
 
 
 @entry_point("merge")
-def main(config: dict[str, Any]) -> None:
+def main(config: dict[str, Any]) -> list[Path]:
     """Merge, evaluate, show, log."""
     from experiments._logging import log_outcome
     from experiments._session import session, show_outcome
@@ -26,6 +27,7 @@ def main(config: dict[str, Any]) -> None:
         outcome = run_merge(plan, console)
         show_outcome(outcome, console)
         log_outcome(outcome, config)
+    return [outcome.run.folder]
 
 
 if __name__ == "__main__":

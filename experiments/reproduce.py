@@ -10,6 +10,7 @@ A call that was stopped or killed is gone on with by the same command; finished 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from experiments._cli import CONF, entry_point
@@ -18,7 +19,7 @@ PUBLISHED = CONF.parent / "benchmarks" / "published.csv"
 
 
 @entry_point("reproduce", stopped="stopped; the same command runs what is missing")
-def main(config: dict[str, Any]) -> None:
+def main(config: dict[str, Any]) -> list[Path]:
     """Run what is missing, show, log."""
     from experiments._compose import composer
     from experiments._logging import log_outcome, log_record
@@ -39,6 +40,7 @@ def main(config: dict[str, Any]) -> None:
         raise KnotsError(
             f"{', '.join(done.product.failures)} could not be run; the rest is kept: {done.run.folder}"
         )
+    return [done.run.folder]
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ A search that was stopped or killed is gone on with by the same command, after i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from experiments._cli import entry_point
 
 
 @entry_point("search", stopped="stopped; the same command goes on after the last trial")
-def main(config: dict[str, Any]) -> None:
+def main(config: dict[str, Any]) -> list[Path]:
     """Search, test, show, log."""
     from experiments._logging import log_outcome, log_record
     from experiments._session import session, show_search
@@ -32,6 +33,7 @@ def main(config: dict[str, Any]) -> None:
             log_outcome(test, config)
         if outcome.run.fresh:
             log_record(outcome.run.folder, outcome.run.metrics, config)
+    return [outcome.run.folder]
 
 
 if __name__ == "__main__":

@@ -113,6 +113,10 @@ def _sweep_out(root: Path) -> None:
             age = time.time() - partial.stat().st_mtime
             if age > FORGOTTEN_AFTER or (host == socket.gethostname() and not _lives(process)):
                 shutil.rmtree(partial, ignore_errors=True)
+    for kept in root.glob(".*.tasks"):
+        with contextlib.suppress(OSError):
+            if time.time() - kept.stat().st_mtime > FORGOTTEN_AFTER:
+                shutil.rmtree(kept, ignore_errors=True)
     for old in root.glob(".*.replaced-*"):
         if (root / old.name[1:].partition(".")[0]).is_dir() and not _lives(old.name.rpartition("-")[2]):
             shutil.rmtree(old, ignore_errors=True)

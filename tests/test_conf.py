@@ -7,7 +7,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
-from experiments._cli import CONF, _mistake, plain
+from experiments._cli import CONF, mistake_of, plain
 from knots.errors import KnotsError
 from knots.finetuning import parse_plan
 from knots.merging import METHODS
@@ -193,7 +193,7 @@ def test_finetune_auto_is_the_recipe_that_the_model_names(conf: Path):
     with pytest.raises(ConfigCompositionException) as failed:
         composed("model=bare", entry="finetune", conf=conf)
     expected = "model 'bare' names no default_finetune; choose one with finetune=..."
-    assert _mistake(failed.value) == expected
+    assert mistake_of(failed.value) == expected
 
 
 @pytest.mark.parametrize("entry", ["merge", "finetune"])

@@ -73,7 +73,7 @@ class ImageEvaluation(SuiteEvaluation[Batch]):
 
     def speed(self, seconds: float, waiting: float) -> Speed:
         """In images a second."""
-        return Speed(sum(self.items), seconds, waiting)
+        return Speed(self.items_now, seconds, waiting)
 
     def notes(self) -> Sequence[str]:
         """That half precision of a CPU is not a GPU's."""

@@ -6,6 +6,7 @@ will run on; `setup` comes before Lightning moves the module, so it asks the str
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,19 +17,24 @@ from typing import Any, Generic, TypeVar
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from knots.adapters import Adapter
 from knots.evaluation.batches import Batch, Cut, ShardedBatches, TextBatch, sharded_loaders
 from knots.evaluation.metrics import ItemTable, JointCounts, TaskCounts
 from knots.evaluation.predictors import Merged, Plan, Predictor
 from knots.evaluation.results import Counts, EvaluationResult, Speed, build_result, joint_result
+from knots.evaluation.saved import SavedCounts
 from knots.evaluation.scores import NO_PREDICTION, group_ranks, label_ranks, top1
+from knots.interruption import give_way
 from knots.models.attach import Attached, attach, beside, check_modules
 from knots.models.families import Model
 from knots.prefetching import Waiting
 from knots.suites.data import Reading, load_split, prepare
 from knots.suites.tasks import JointLabels, Suite
 from knots.suites.texts import TextReading
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Settings:
         batch_size: images that go through the model at once; of sentences, tokens, where None is what suits
             the device.
         reading: how items become what the model takes; None takes pictures as they are.
+        kept: the folder of what was counted so far, task by task; None keeps nothing.
     """
 
     mode: str
@@ -51,6 +58,7 @@ class Settings:
     cache_dir: Path
     batch_size: int | None
     reading: Reading | TextReading | None = None
+    kept: Path | None = None
 
 
 Kind = TypeVar("Kind", Batch, TextBatch)
@@ -78,6 +86,7 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         self._loaders: list[ShardedBatches[Kind]] = []
         self._waiting = Waiting()
         self._started = 0.0
+        self._restored = 0
 
     @abstractmethod
     def prepare_heads(self, device: torch.device) -> None:
@@ -141,14 +150,53 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         self.item_table = ItemTable([cut.items for cut in cuts])
         if self.labels is not None:
             self.joint_counts = JointCounts(self.labels.belongs)
+        self._restored = self._take_up()
+
+    def _take_up(self) -> int:
+        """Take up what an earlier call has counted; the number of tasks that it was done with."""
+        if self._saved is None:
+            return 0
+        # One process decides, for all must skip the same tasks.
+        done: int = self.trainer.strategy.broadcast(self._saved.done(len(self._loaders)))
+        if done:
+            self._saved.restore(done, self._metrics)
+            log.info("going on after %s", ", ".join(self.suite.task_names[:done]))
+        return done
+
+    @property
+    def _saved(self) -> SavedCounts | None:
+        """Where counts are kept."""
+        if self.settings.kept is None:
+            return None
+        return SavedCounts(self.settings.kept, self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def _metrics(self) -> dict[str, Metric]:
+        """Everything that counts."""
+        counting: dict[str, Metric] = {"tasks": self.task_counts, "items": self.item_table}
+        return counting if self.labels is None else {**counting, "joint": self.joint_counts}
 
     def test_dataloader(self) -> list[ShardedBatches[Kind]]:
-        """One dataloader a task, with this process's share of its items."""
-        return self._loaders
+        """One dataloader a task that is not done yet, with this process's share of its items."""
+        return self._loaders[self._restored :]
 
     def on_test_epoch_start(self) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
+
+    def on_test_batch_start(self, batch: Kind, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Stop here if that was asked for; the tasks before this one are kept."""
+        del batch, batch_idx, dataloader_idx
+        give_way()
+
+    def on_test_batch_end(self, outputs: None, batch: Kind, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep what was counted, once a task is done."""
+        del outputs, dataloader_idx
+        done = batch.task + 1
+        if batch_idx + 1 == len(self._loaders[batch.task]) and done < len(self._loaders):
+            saved = self._saved
+            if saved is not None:
+                saved.keep(done, self._metrics)
 
     def test_step(self, batch: Kind, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score one batch of one task.
@@ -200,6 +248,11 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
     def items(self) -> list[int]:
         """Numbers of items of the tasks."""
         return [loader.cut.items for loader in self._loaders]
+
+    @property
+    def items_now(self) -> int:
+        """Number of items of the tasks that this call scores."""
+        return sum(self.items[self._restored :])
 
     @property
     def active(self) -> tuple[Adapter, ...]:

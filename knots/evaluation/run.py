@@ -41,6 +41,7 @@ def evaluate(
     trainer: L.Trainer,
     heads: HeadsOrMaker | Sequence[Tensor] = None,
     reading: Reading | TextReading | None = None,
+    kept: Path | None = None,
 ) -> EvaluationResult:
     """Score a predictor on every task of a suite.
 
@@ -66,6 +67,8 @@ def evaluate(
         heads: class features, or what embeds them on a device; embedded from the suite's prompts if None.
             Of sentences, each task's own head [C, D], in the suite's order.
         reading: how items become what the model takes; None takes pictures as they are.
+        kept: a folder of this very evaluation, where what was counted is kept after every task, and gone on
+            from; the caller removes it once the result is safe. None keeps nothing.
 
     Raises:
         KnotsError: an unknown mode, protocol or split, a suite that the model does not take or that has no
@@ -86,7 +89,7 @@ def evaluate(
         )
     if suite.modality == "language":
         mode = own_mode(suite, mode)
-    settings = Settings(mode, protocol, split, Path(cache_dir), batch_size, reading)
+    settings = Settings(mode, protocol, split, Path(cache_dir), batch_size, reading, kept)
     module = _module(model, suite, predictor, settings, heads)
     for task in suite.tasks:
         for needed in module.splits:

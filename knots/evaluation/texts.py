@@ -56,12 +56,10 @@ class TextEvaluation(SuiteEvaluation[TextBatch]):
         self.masks = [task.mask.to(device) for task in self.suite.text_tasks]
         self.model.suit(device)
         self._budget = self.settings.batch_size or token_budget(device)
-        self._tokens = 0
 
     def cut(self, arrays: TextArrays, task: int, copies: int, pinned: bool) -> TextCut:
         """Batches by length, within the budget of tokens."""
         del copies  # one adapter at a time: there is no ensemble of sentences
-        self._tokens += int(arrays.lengths.sum())
         return TextCut(arrays, task, self._budget, self.model.pad, pinned=pinned)
 
     def score(self, batch: TextBatch) -> tuple[Tensor, None]:
@@ -79,4 +77,6 @@ class TextEvaluation(SuiteEvaluation[TextBatch]):
 
     def speed(self, seconds: float, waiting: float) -> Speed:
         """In pairs and tokens a second."""
-        return Speed(sum(self.items), seconds, waiting, unit="pairs", tokens=self._tokens)
+        cuts = (loader.cut for loader in self.test_dataloader())
+        tokens = sum(int(cut.arrays.lengths.sum()) for cut in cuts if isinstance(cut, TextCut))
+        return Speed(self.items_now, seconds, waiting, unit="pairs", tokens=tokens)

@@ -1,5 +1,7 @@
 """Going on after a kill: a checkpoint at every validation, in a hidden folder beside the target.
 
+One that is told to stop (`knots.interruption`) writes another one where it is.
+
 Lightning keeps the optimizer, the schedule, the gradient scaler and its loops; the module its progress. This
 adds the random generators and what the training is of, writes the file whole, and reads tensors only.
 """
@@ -23,6 +25,7 @@ from torch import Tensor
 from knots.files import whole_file
 from knots.finetuning.lessons import Lesson
 from knots.finetuning.plan import FinetuningPlan
+from knots.interruption import asked, give_way
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,9 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Checkpoints(L.Callback):
-    """Writes a checkpoint after every validation of a training, and puts the random generators back.
+    """Writes a checkpoint after every validation of a training, and where it is told to stop.
+
+    Puts the random generators back when a training is gone on with.
 
     Args:
         folder: made when the first checkpoint is written.
@@ -74,6 +79,7 @@ class Checkpoints(L.Callback):
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
         self.folder, self.identity = folder, dict(identity)
         self._random: dict[str, Tensor] = {}
+        self._last = -1
 
     def find(self) -> dict[str, Any] | None:
         """The checkpoint to go on from, or None; says why one that is there is not used."""
@@ -102,7 +108,11 @@ class Checkpoints(L.Callback):
         """Write it, unless the validation is not one of a training."""
         del pl_module
         if trainer.state.fn == TrainerFn.FITTING:
-            trainer.save_checkpoint(self.path, weights_only=False)
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._last = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -124,13 +134,18 @@ class Checkpoints(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Before the first batch: the generators as they were."""
-        del trainer, batch, batch_idx
+        """Before the first batch: the generators as they were. Before any: stop, if that was asked for."""
+        del batch
         states, self._random = self._random, {}
         if "cpu" in states:
             torch.set_rng_state(states["cpu"].cpu())
         if "cuda" in states and pl_module.device.type == "cuda":
             torch.cuda.set_rng_state(states["cuda"].cpu(), pl_module.device)
+        # Gradients that are summed up over several batches are not kept.
+        if asked() and batch_idx % trainer.accumulate_grad_batches == 0:
+            if trainer.global_step not in (0, self._last):
+                self._write(trainer)
+            give_way()
 
     def remove(self) -> None:
         """Delete the folder: the training is finished."""

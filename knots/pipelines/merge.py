@@ -19,6 +19,7 @@ from rich.console import Console
 from knots.adapters import Adapter, save_adapter
 from knots.drafts import writing
 from knots.evaluation import EvaluationResult, Predictor, evaluate, summarize
+from knots.evaluation.saved import SavedCounts
 from knots.pipelines.bench import make_trainer, merged, predictor_of, workshop_for
 from knots.pipelines.bounds import alone, choice_note, own_heads, settled
 from knots.pipelines.identity import merge_identity
@@ -27,7 +28,7 @@ from knots.pipelines.rehearsal import published_references, rehearse
 from knots.pipelines.workshop import Workshop
 from knots.reporting.comparison import Comparison
 from knots.reporting.figures import result_figure, save_figure
-from knots.runs import PREDICTIONS, Run, find_run, run_id
+from knots.runs import PREDICTIONS, Run, find_run, is_first_process, run_id
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +150,14 @@ def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], con
         if plan.kind == "merged" and plan.keep_adapter and not (found.folder / ADAPTER).is_dir():
             log.info("%s has no adapter with it; force=true makes the run again and keeps it", found.run_id)
         return Answer(found, _stored_result(found))
+    saved = SavedCounts(plan.root / f".{name}.tasks")
+    if plan.force:
+        saved.remove()
     with writing(plan.root, name, config=plan.config, identity=identity) as draft:
         if plan.kind == "merged":
             _say_options(plan)
         log.info("%s: evaluating on the %s split of %s", plan.label, plan.scoring.split, plan.suite.name)
-        result, cost = _evaluate(plan, shop, console)
+        result, cost = _evaluate(plan, shop, console, saved.folder)
         if result.speed is not None:
             log.info("%s: %s", result.kind, result.speed)
             draft.measured |= {"device": result.speed.device, "speed": asdict(result.speed)}
@@ -164,6 +168,8 @@ def answer(plan: MergePlan, shop: Workshop, baselines: Mapping[str, Answer], con
         compared = {kind: base.run.metrics for kind, base in baselines.items()}
         save_figure(result_figure(Comparison(metrics, compared)), draft.folder / "figures", "accuracy")
         draft.metrics.update(metrics)
+    if is_first_process():
+        saved.remove()
     return Answer(Run(plan.root / name, metrics, fresh=True), result)
 
 
@@ -193,7 +199,9 @@ def _other_options(other: Mapping[str, Any]) -> str:
     return f"{shown} ({other['source']}); {asked}"
 
 
-def _evaluate(plan: MergePlan, shop: Workshop, console: Console) -> tuple[EvaluationResult, float | None]:
+def _evaluate(
+    plan: MergePlan, shop: Workshop, console: Console, kept: Path
+) -> tuple[EvaluationResult, float | None]:
     """Score the plan's predictor; also what shortening the merge cost, where it was shortened."""
     costs: list[float] = []
 
@@ -204,12 +212,14 @@ def _evaluate(plan: MergePlan, shop: Workshop, console: Console) -> tuple[Evalua
             costs.append(cost)
         return adapter
 
-    result = score(plan, shop, predictor_of(plan, shop, make), console)
+    result = score(plan, shop, predictor_of(plan, shop, make), console, kept=kept)
     return result, costs[0] if costs else None
 
 
-def score(plan: MergePlan, shop: Workshop, predictor: Predictor, console: Console) -> EvaluationResult:
-    """Evaluate a predictor as a plan says."""
+def score(
+    plan: MergePlan, shop: Workshop, predictor: Predictor, console: Console, *, kept: Path | None = None
+) -> EvaluationResult:
+    """Evaluate a predictor as a plan says; `kept` as `evaluate` takes it."""
     return evaluate(
         shop.model,
         plan.suite,
@@ -222,6 +232,7 @@ def score(plan: MergePlan, shop: Workshop, predictor: Predictor, console: Consol
         trainer=make_trainer(plan, plan.label, console),
         heads=own_heads(plan, shop) or shop.class_heads,
         reading=shop.reading,
+        kept=kept,
     )
 
 

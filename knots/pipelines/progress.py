@@ -16,7 +16,7 @@ class EvaluationBar(L.Callback):
 
     Args:
         label: what is evaluated.
-        tasks: the names behind the trainer's dataloaders.
+        tasks: the names of the tasks, in the places that batches name.
         console: where to draw; without a terminal only the finished line is written.
     """
 
@@ -43,9 +43,9 @@ class EvaluationBar(L.Callback):
     def on_test_batch_start(  # noqa: D102
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        del trainer, pl_module, batch, batch_idx
+        del trainer, pl_module, batch_idx, dataloader_idx
         if self.bar is not None:
-            self.progress.update(self.bar, now=self.tasks[dataloader_idx])
+            self.progress.update(self.bar, now=self.tasks[batch.task])
 
     def on_test_batch_end(  # noqa: D102
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
