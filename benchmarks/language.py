@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
@@ -37,6 +36,7 @@ from knots.evaluation import ZeroShot, evaluate
 from knots.evaluation.texts import token_budget
 from knots.models.bases import Base
 from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
+from knots.pipelines.trainers import quiet_trainer
 from knots.pretraining.llama import build_reader
 from knots.provenance import describe_machine
 from knots.suites.data import load_split
@@ -151,7 +151,6 @@ class Bench:
 
     def by_length(self) -> list[int]:
         """`evaluate`; its own clock starts with the first batch."""
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         accelerator = "gpu" if self.cfg.device.startswith("cuda") else "cpu"
         result = evaluate(
             self.classifier,
@@ -162,7 +161,7 @@ class Bench:
             split="test",
             cache_dir=self.folder / "cache",
             batch_size=self.cfg.tokens,
-            trainer=L.Trainer(accelerator=accelerator, devices=1, enable_model_summary=False, **quiet),
+            trainer=quiet_trainer({"accelerator": accelerator, "devices": 1}),
             heads=[self.head] * len(self.stage.tasks),
             reading=self.stage.reading,
         )

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from knots.errors import KnotsError, unknown
 from knots.prefetching import read_ahead
+from knots.processes import cluster_environment
 from knots.suites.texts import TextArrays, by_length
 
 TOKEN_BUDGET = 16_384
@@ -188,7 +189,8 @@ def build_trainer(steps: int, options: Mapping[str, Any]) -> L.Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return L.Trainer(max_steps=steps, **{**quiet, **options})
+    plugins = [cluster_environment(), *options.get("plugins", ())]
+    return L.Trainer(max_steps=steps, **{**quiet, **options, "plugins": plugins})
 
 
 Options = TypeVar("Options")

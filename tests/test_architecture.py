@@ -21,7 +21,7 @@ FLOORS = [
     {"merging"},
     {"suites"},
     {"models"},
-    {"provenance"},
+    {"provenance", "processes"},
     {"runs"},
     {"drafts"},
     {"store"},

@@ -189,7 +189,7 @@ class SuiteEvaluation(L.LightningModule, Generic[Kind]):
         del batch, batch_idx, dataloader_idx
         give_way()
 
-    def on_test_batch_end(self, outputs: None, batch: Kind, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_test_batch_end(self, outputs: Any, batch: Kind, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep what was counted, once a task is done."""
         del outputs, dataloader_idx
         done = batch.task + 1

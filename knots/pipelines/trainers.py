@@ -9,6 +9,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from knots.errors import KnotsError
+from knots.processes import cluster_environment
 
 
 def quiet_trainer(options: Mapping[str, Any], callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
@@ -27,6 +28,7 @@ def quiet_trainer(options: Mapping[str, Any], callbacks: Sequence[L.Callback] = 
             precision="32-true",
             logger=False,
             callbacks=list(callbacks),
+            plugins=[cluster_environment()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

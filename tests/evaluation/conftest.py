@@ -10,6 +10,7 @@ import pytest
 from knots.adapters import Adapter
 from knots.evaluation import EvaluationResult, Predictor, evaluate
 from knots.models.clip import Clip, ClipSpec, load_clip
+from knots.pipelines.trainers import quiet_trainer
 from knots.suites import data
 from tests.miniatures import NOISE, tiny_adapter_in_memory, tiny_clip, tiny_suite
 
@@ -25,14 +26,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 @pytest.fixture
 def trainer() -> L.Trainer:
     """A quiet trainer on the CPU."""
-    return L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
+    return quiet_trainer({"accelerator": "cpu", "devices": 1})
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from knots.evaluation import (
     evaluate,
 )
 from knots.models.clip import ClipSpec, load_clip
+from knots.processes import cluster_environment
 from knots.suites import data
 from tests.miniatures import NOISE, tiny_adapter_in_memory, tiny_suite
 
@@ -50,6 +51,7 @@ def score_everything(clip_folder: Path, cache_dir: Path, processes: int) -> list
                 accelerator="cpu",
                 devices=processes,
                 strategy="ddp" if processes > 1 else "auto",
+                plugins=[cluster_environment()],
                 use_distributed_sampler=False,
                 logger=False,
                 enable_checkpointing=False,

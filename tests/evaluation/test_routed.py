@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +17,7 @@ from knots.evaluation import Finetuned, Merged, Multitask, Router, Single, summa
 from knots.evaluation.routing import RoutedCut
 from knots.models.attach import attach
 from knots.models.clip import Clip
+from knots.pipelines.trainers import quiet_trainer
 from knots.suites import data
 from knots.suites.data import ImageArrays
 from knots.suites.sources import drawn
@@ -162,6 +162,5 @@ def test_the_base_is_the_same_afterwards(clip: Clip, score: Score, adapters: Seq
 
 @pytest.mark.gpu
 def test_the_gpu_gives_the_cpus_routes(score: Score, adapters: Sequence[Adapter]):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    on_gpu = score(Router(adapters), suite=SUITE, trainer=L.Trainer(accelerator="gpu", devices=1, **quiet))
+    on_gpu = score(Router(adapters), suite=SUITE, trainer=quiet_trainer({"accelerator": "gpu", "devices": 1}))
     assert np.abs(on_gpu.routed - score(Router(adapters), suite=SUITE).routed).sum() <= 4

@@ -18,6 +18,8 @@ from knots.evaluation.batches import Batch
 from knots.evaluation.module import SuiteEvaluation
 from knots.models.attach import fold
 from knots.models.clip import Clip
+from knots.pipelines.trainers import quiet_trainer
+from knots.processes import cluster_environment
 from knots.suites.data import ImageArrays
 from knots.suites.tasks import ImageTask, Suite
 from knots.updates import Dense, LowRank
@@ -306,7 +308,12 @@ def test_mistakes_are_named(score: Score, adapters: Sequence[Adapter]):
     with pytest.raises(KnotsError, match="batch size must be at least 1, got 0"):
         score(ZeroShot(), batch_size=0)
     half = L.Trainer(
-        accelerator="cpu", devices=1, precision="bf16-true", logger=False, enable_checkpointing=False
+        accelerator="cpu",
+        devices=1,
+        precision="bf16-true",
+        plugins=[cluster_environment()],
+        logger=False,
+        enable_checkpointing=False,
     )
     with pytest.raises(KnotsError, match="the trainer has precision 'bf16-true'"):
         score(ZeroShot(), trainer=half)
@@ -315,8 +322,7 @@ def test_mistakes_are_named(score: Score, adapters: Sequence[Adapter]):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_the_gpu_gives_the_cpus_numbers(name: str, score: Score, adapters: Sequence[Adapter]):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    on_gpu = score(predictor(name, adapters), trainer=L.Trainer(accelerator="gpu", devices=1, **quiet))
+    on_gpu = score(predictor(name, adapters), trainer=quiet_trainer({"accelerator": "gpu", "devices": 1}))
     on_cpu = score(predictor(name, adapters))
     # Rounding differs, so an item on the edge may fall to the other side.
     for column in ("prediction", "joint_prediction", "joint_rank"):
@@ -326,9 +332,8 @@ def test_the_gpu_gives_the_cpus_numbers(name: str, score: Score, adapters: Seque
 
 @pytest.mark.gpu
 def test_the_reference_protocol_scores_in_half_precision_on_the_gpu(score: Score):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     results = [
-        score(ZeroShot(), protocol=protocol, trainer=L.Trainer(accelerator="gpu", devices=1, **quiet))
+        score(ZeroShot(), protocol=protocol, trainer=quiet_trainer({"accelerator": "gpu", "devices": 1}))
         for protocol in ("float32", "reference")
     ]
     assert results[1].notes == ()
@@ -352,6 +357,5 @@ def test_scoring_reads_nothing_back_from_the_gpu(
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(SuiteEvaluation, "test_step", watched)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(accelerator="gpu", devices=1, **quiet)
+    trainer = quiet_trainer({"accelerator": "gpu", "devices": 1})
     assert score(ZeroShot(), protocol=protocol, trainer=trainer).n.sum() == 68

@@ -27,6 +27,7 @@ from knots.models.attach import fold
 from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
 from knots.models.clip import Clip
 from knots.models.task_heads import task_heads
+from knots.pipelines.trainers import quiet_trainer
 from knots.suites.tasks import Suite
 from knots.updates import Dense
 from tests.language import tiny_llama, tiny_text_adapter, tiny_text_arrays, tiny_text_task
@@ -194,8 +195,7 @@ def test_mistakes_are_named(score: Callable[..., EvaluationResult], own: Sequenc
 def test_the_gpu_gives_the_cpus_predictions(
     dtype: torch.dtype, folder: Path, score: Callable[..., EvaluationResult], own: Sequence[Adapter]
 ):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(accelerator="gpu", devices=1, **quiet)
+    trainer = quiet_trainer({"accelerator": "gpu", "devices": 1})
     model = load_classifier(ClassifierSpec("tiny", str(folder)), dtype=dtype)
     expected, found = score(Finetuned(own)), score(Finetuned(own), model=model, trainer=trainer)
     same = (expected.predictions["prediction"] == found.predictions["prediction"]).mean()
