@@ -56,6 +56,8 @@ def session() -> Iterator[Console]:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
     # transformers reads its own deprecated property when PEFT wraps a model.
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing`", category=FutureWarning)
+    # Lightning guesses from Slurm's commands that it was meant to be started by them (see knots.processes).
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available", category=UserWarning)
     shown = warnings.showwarning
     # As log lines they also reach the run's log.txt.
     warnings.showwarning = lambda message, *_, **__: logger.warning(str(message))

@@ -30,6 +30,11 @@ def asked() -> bool:
     return bool(_reasons)
 
 
+def reason() -> str:
+    """Why the work is to stop; of several processes, perhaps another one was told."""
+    return _reasons[-1] if _reasons else "another process"
+
+
 def give_way() -> None:
     """Stop here, if that was asked for.
 
@@ -37,7 +42,7 @@ def give_way() -> None:
         Interrupted: it was.
     """
     if _reasons:
-        raise Interrupted(_reasons[-1])
+        raise Interrupted(reason())
 
 
 def forget() -> None:

@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 def cluster_environment() -> ClusterEnvironment:
     """The environment for `lightning.Trainer`'s plugins.
 
-    Left to itself, Lightning warns wherever Slurm is installed, and puts jobs back into the queue by itself.
+    Left to itself, Lightning puts jobs of Slurm back into the queue, beside whoever submitted them.
     """
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()

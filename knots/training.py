@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
@@ -153,6 +154,49 @@ class TextSlices(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return self.texts.batch(self.batches[number], self.pad)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of every batch, so that together they make the steps of one.
+
+    Attributes:
+        rank: this process, which takes every item whose number leaves this remainder.
+        processes: how many there are.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+    def of(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Its part [B / processes, ...] of all tensors [B, ...] of a batch; other things are everybody's."""
+        if self.processes == 1:
+            return batch
+        part = slice(self.rank, None, self.processes)
+        return tuple(one[part] if isinstance(one, Tensor) else one for one in batch)
+
+
+class SharedBatches(IterableDataset[tuple[Any, ...]]):
+    """A process's share of every batch of a stream."""
+
+    def __init__(self, batches: Iterable[tuple[Any, ...]], share: Share) -> None:
+        self.batches, self.share = batches, share
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return map(self.share.of, self.batches)
+
+
+class SharedSlices(Dataset[tuple[Any, ...]]):
+    """A process's share of every batch of a split; of a small batch it may be nothing."""
+
+    def __init__(self, slices: Any, share: Share) -> None:
+        self.slices, self.share = slices, share
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        return self.share.of(self.slices[number])
+
+
 class ReadAhead(IterableDataset[tuple[Tensor, ...]]):
     """The same batches, read in a background thread while the last ones are in use.
 
@@ -188,6 +232,7 @@ def build_trainer(steps: int, options: Mapping[str, Any]) -> L.Trainer:
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
     }
     plugins = [cluster_environment(), *options.get("plugins", ())]
     return L.Trainer(max_steps=steps, **{**quiet, **options, "plugins": plugins})

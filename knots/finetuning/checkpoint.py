@@ -25,7 +25,7 @@ from torch import Tensor
 from knots.files import whole_file
 from knots.finetuning.lessons import Lesson
 from knots.finetuning.plan import FinetuningPlan
-from knots.interruption import asked, give_way
+from knots.interruption import Interrupted, asked, reason
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +142,18 @@ class Checkpoints(L.Callback):
         if "cuda" in states and pl_module.device.type == "cuda":
             torch.cuda.set_rng_state(states["cuda"].cpu(), pl_module.device)
         # Gradients that are summed up over several batches are not kept.
-        if asked() and batch_idx % trainer.accumulate_grad_batches == 0:
+        if batch_idx % trainer.accumulate_grad_batches == 0 and _someone_asked(trainer):
             if trainer.global_step not in (0, self._last):
                 self._write(trainer)
-            give_way()
+            raise Interrupted(reason())
 
     def remove(self) -> None:
         """Delete the folder: the training is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _someone_asked(trainer: L.Trainer) -> bool:
+    """Whether a process of the training was asked to stop; all must stop at the same step."""
+    if trainer.world_size == 1:
+        return asked()
+    return trainer.strategy.reduce_boolean_decision(asked(), all=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -74,12 +75,14 @@ class Finetuning(L.LightningModule):
         """Count what is right, task by task."""
         del step
         *inputs, labels = batch
-        self._correct[task_of(batch)] += int((self(*inputs).argmax(dim=1) == labels).sum())
-        self._seen[task_of(batch)] += len(labels)
+        if len(labels):
+            self._correct[task_of(batch)] += int((self(*inputs).argmax(dim=1) == labels).sum())
+            self._seen[task_of(batch)] += len(labels)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the tensors if they are the best so far; stop when nothing was gained for a while."""
-        shares = [self._correct[task] / max(1, seen) for task, seen in self._seen.items()]
+        correct, seen = _added_up(self._correct), _added_up(self._seen)
+        shares = [correct[task] / max(1, items) for task, items in sorted(seen.items())]
         now, accuracy = self.progress, sum(shares) / max(1, len(shares))
         self._correct.clear()
         self._seen.clear()
@@ -110,3 +113,12 @@ class Finetuning(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the progress back."""
         self.progress = Progress(**checkpoint["progress"])
+
+
+def _added_up(counts: Counter[int]) -> Counter[int]:
+    """The sum over all processes, the same in each of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return counts
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, counts)
+    return sum(everyone, Counter())

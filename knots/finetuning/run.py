@@ -26,7 +26,7 @@ from knots.finetuning.subjects import check_modality, load_subject, make_joint_l
 from knots.models.families import Model, Spec
 from knots.suites.data import DataOptions, Reading, TextReading, load_split
 from knots.suites.tasks import Suite, Task
-from knots.training import ReadAhead, build_trainer, seeded
+from knots.training import ReadAhead, Share, SharedBatches, SharedSlices, build_trainer, seeded
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ def finetune(
         `untrained` where a fresh head was put on) and of what was trained (`finetuned`).
 
     Raises:
-        KnotsError: model, task and plan are not of one modality, the trainer has several processes or not
-            the plan's precision, or training diverged.
+        KnotsError: model, task and plan are not of one modality, the trainer has not the plan's precision,
+            its processes cannot share the batches evenly, or training diverged.
     """
     lesson = make_lesson(model, task, data, plan, cache_dir)
     return _teach(task.name, lesson, plan, folder, trainer, origin, logger)
@@ -220,11 +220,14 @@ def _teach(
             raise KnotsError(f"{name}: training diverged; lower finetune.learning_rate={plan.learning_rate}")
         tower.load(done.best)
         before, after = 100 * done.zero_shot, 100 * done.accuracy
-        with whole_folder(folder) as unfinished:
-            tower.save(unfinished, getattr(torch, plan.dtype))
-            write_card(unfinished, origin, name, lesson.facts(), plan, tower, (before, after))
+        if fit.is_global_zero:
+            with whole_folder(folder) as unfinished:
+                tower.save(unfinished, getattr(torch, plan.dtype))
+                write_card(unfinished, origin, name, lesson.facts(), plan, tower, (before, after))
+            checkpoints.remove()
+        # No process goes on before the result is there for all.
+        fit.strategy.barrier("saved")
     log.info("saved %s", folder)
-    checkpoints.remove()
     return {lesson.before: before, "finetuned": after}
 
 
@@ -232,7 +235,9 @@ def train(module: Finetuning, lesson: Lesson, fit: L.Trainer, checkpoints: Check
     """Train a module to its end, from a checkpoint where there is one; `progress` gets the best tensors."""
     plan = module.plan
     pinned = isinstance(fit.accelerator, CUDAAccelerator)
-    validation = DataLoader(lesson.validation(), batch_size=None, pin_memory=pinned)
+    share = Share(fit.global_rank, fit.world_size)
+    looked_at = SharedSlices(lesson.validation(), share)
+    validation = DataLoader(looked_at, batch_size=None, pin_memory=pinned)
     before = checkpoints.find()
     if before is None:
         fit.validate(module, validation, verbose=False)
@@ -245,7 +250,8 @@ def train(module: Finetuning, lesson: Lesson, fit: L.Trainer, checkpoints: Check
         # Only LoRA's dropout tells training from evaluation; the trainer sets it aside while validating.
         module.train()
         batches = lesson.batches(start=done * fit.accumulate_grad_batches)
-        loader = DataLoader(ReadAhead(batches), batch_size=None, pin_memory=pinned)
+        own = SharedBatches(ReadAhead(batches), share)
+        loader = DataLoader(own, batch_size=None, pin_memory=pinned)
         if done:
             fit.fit(module, loader, validation, ckpt_path=checkpoints.path, weights_only=True)
         else:
@@ -273,10 +279,10 @@ def _trainer(
         "plugins": [WholeFiles(), *options.get("plugins", ())],
     }
     fit = build_trainer(plan.steps, {**options, **own})
-    if fit.world_size > 1:
+    if plan.batch_size % fit.world_size:
         raise KnotsError(
-            f"fine-tuning runs in one process, but the trainer has {fit.world_size}; use trainer=gpu, and "
-            "one call a task to use several devices"
+            f"finetune.batch_size={plan.batch_size} cannot be shared out evenly among {fit.world_size} "
+            "processes; choose a multiple, or use one process and one call a task"
         )
     if fit.precision != plan.precision:
         raise KnotsError(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from knots import interruption
 from knots.errors import KnotsError
 from knots.finetuning import finetune
 from knots.finetuning.checkpoint import Checkpoints, WholeFiles, identity, training_folder
@@ -69,6 +70,34 @@ def test_a_stopped_training_goes_on_to_the_same_end(clip, task, splits, tmp_path
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+
+
+@pytest.mark.parametrize("stop", [0, 2, 3, 6, 10])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_training_that_is_told_to_stop_goes_on_from_its_next_step(
+    clip, task, splits, tmp_path, monkeypatch, stop, repeats
+):
+    trainer, original = {**TRAINER, "accumulate_grad_batches": repeats}, Finetuning.training_step
+
+    def run(name):
+        return finetune(clip, task, splits, PLAN, tmp_path / name, trainer, origin=ORIGIN)
+
+    def training_step(self, batch, number):
+        if self.global_step == stop:
+            interruption.ask("SIGUSR2")
+        return original(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetuning, "training_step", training_step)
+        with pytest.raises(interruption.Interrupted, match="SIGUSR2"):
+            run("stopped")
+    interruption.forget()
+    with watched() as steps:
+        found = run("stopped")
+    assert sorted(set(steps)) == list(range(stop + 1, 12))
+    assert found == run("whole")
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
 def test_steps_of_several_batches_go_on_with_the_right_batch(clip, task, splits, tmp_path):
@@ -205,7 +234,7 @@ def test_a_precision_that_the_device_lacks_is_refused(clip, task, splits, tmp_pa
         train(clip, task, splits, plan, tmp_path / "a")
 
 
-def test_several_processes_are_refused(clip, task, splits, tmp_path):
-    trainer = {**TRAINER, "devices": 2}
-    with pytest.raises(KnotsError, match="in one process, but the trainer has 2"):
-        finetune(clip, task, splits, PLAN, tmp_path / "a", trainer, origin=ORIGIN)
+def test_processes_that_cannot_share_the_batches_evenly_are_refused(clip, task, splits, tmp_path):
+    trainer, plan = {**TRAINER, "devices": 2}, replace(PLAN, batch_size=15)
+    with pytest.raises(KnotsError, match="batch_size=15 cannot be shared out evenly among 2 processes"):
+        finetune(clip, task, splits, plan, tmp_path / "a", trainer, origin=ORIGIN)
