@@ -68,7 +68,7 @@ def entry_point(
             if {"--help", "-h"} & set(sys.argv[1:]):
                 say(_help(config_name, sys.modules[task.__module__].__doc__ or ""), sys.stdout)
                 return
-            sys.argv[1:] = [_renamed(argument, aliases or {}) for argument in sys.argv[1:]]
+            sys.argv[1:] = [_renamed(argument, aliases or {}) for argument in _swept(sys.argv[1:])]
             try:
                 sys.argv[1:] = _with_keys(sys.argv[1:], positional)
             except Exception as error:
@@ -160,6 +160,12 @@ def _with_changes(config: dict[str, Any], overrides: list[str]) -> dict[str, Any
     if source and changed:
         config["merge"]["source"] = f"{source}, changed: {' '.join(changed)}"
     return config
+
+
+def _swept(arguments: Sequence[str]) -> list[str]:
+    """The arguments; those that name a cluster's launcher make a sweep, if only of one job."""
+    sent = any(argument.startswith("hydra/launcher=slurm") for argument in arguments)
+    return ["-m", *arguments] if sent and not {"-m", "--multirun"} & set(arguments) else list(arguments)
 
 
 def _renamed(argument: str, aliases: Mapping[str, str]) -> str:

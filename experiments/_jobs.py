@@ -27,8 +27,6 @@ from experiments._cli import TERMINATED, mistake_of, run_composed, say
 
 STARTED, DONE, FAILED = "started.json", "done.json", "failed.json"
 ENTRY_POINTS = Path(__file__).resolve().parent
-GRACE = 60
-"""Seconds from the signal until the work is cut off where it stands; what is on disk is kept then, too."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,13 @@ class Job:
         entry: name of the entry point.
         overrides: of its configuration.
         folder: where its record goes.
+        grace: seconds from a signal until the work is cut off where it stands; what is on disk stays.
     """
 
     entry: str
     overrides: tuple[str, ...]
     folder: str
+    grace: int = 60
 
     def __call__(self) -> str:
         """Run it; returns `done` or `failed`. An error is recorded and not raised."""
@@ -53,7 +53,7 @@ class Job:
         self._record(STARTED)
         requeue = signal.getsignal(signal.SIGUSR2)
         try:
-            with _attentive():
+            with _attentive(self.grace):
                 failures, runs = self._run()
         except Interrupted as stop:
             return self._leave(str(stop), requeue)
@@ -94,7 +94,7 @@ class Job:
         say(f"stopped by {reason}; what was done is kept", sys.stderr)
         if not _is_first():
             # The first process queues the job again, which ends all of them.
-            time.sleep(GRACE)
+            time.sleep(self.grace)
         if reason == "SIGTERM" and not _is_running():
             sys.exit(TERMINATED)
         requeue(signal.SIGUSR2, None)
@@ -118,14 +118,14 @@ class Job:
 
 
 @contextlib.contextmanager
-def _attentive() -> Iterator[None]:
+def _attentive(grace: int) -> Iterator[None]:
     """Stop the work at the next safe place once submitit's signal or SIGTERM comes."""
     from knots import interruption
 
     def heard(number: int, frame: FrameType | None) -> None:
         del frame
         interruption.ask(signal.Signals(number).name)
-        signal.alarm(GRACE)
+        signal.alarm(grace)
 
     def waited(number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -102,5 +102,6 @@ def resources(given: Mapping[str, Any], model: str, *, one_process_a_gpu: bool) 
 
 
 def register() -> None:
-    """Make the launcher known to Hydra under its `_target_`."""
+    """Make the launcher known to Hydra under its `_target_`, from where Hydra imports it by name."""
+    sys.modules[SlurmSweeps.__module__] = sys.modules[__name__]
     Plugins.instance().register(SlurmSweeps)

@@ -188,7 +188,10 @@ class Sweep:
         return [str(job.job_id) for job in sent]
 
     def _job(self, number: int) -> Job:
-        return Job(self.entry, tuple(self.jobs[number].overrides), str(self.place(number)))
+        entry = self.jobs[number]
+        # Half of the time between the signal and the limit is for queueing again.
+        grace = max(1, int(entry.resources.get("signal_delay_s", 120)) // 2)
+        return Job(self.entry, tuple(entry.overrides), str(self.place(number)), grace)
 
     def progress(self) -> list[Progress]:
         """How far every job is, in the order of their numbers."""
