@@ -1,5 +1,5 @@
 # What the batch scripts have in common; they source it once they have found the repository.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 die() {
   echo "error: $*" >&2
@@ -17,7 +17,7 @@ log_to() {
 
 # use_environment REPOSITORY: sets `in_environment`, what comes before a command of the repository's environment.
 use_environment() {
-  in_environment=(env)
+  in_environment=()
   if command -v uv >/dev/null; then
     in_environment=(uv run --no-sync --project "$1")
   elif [[ -d $1/.venv/bin ]]; then

@@ -38,6 +38,18 @@ pid_of() {
 
 runs() { pid_of "$1" >/dev/null; }
 
+# Process ids of what runs jobs here. It outlives slurmd and has no pid file, but slurmd's working folder.
+steps() {
+  local process name
+  for process in /proc/[0-9]*; do
+    read -r name 2>/dev/null <"$process/comm" && [[ $name == slurmstepd ]] || continue
+    [[ $process/cwd -ef $folder/log ]] && echo "${process##*/}"
+  done || true
+}
+
+# requeue JOB: back into the queue, or out of it, as a job of srun cannot be queued again.
+requeue() { scontrol requeue "$1" 2>/dev/null || scancel "$1" || true; }
+
 # soon SECONDS COMMAND...: waits until the command succeeds; fails if it does not in that time.
 soon() {
   local end=$((SECONDS + $1))

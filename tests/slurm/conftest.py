@@ -1,4 +1,4 @@
-"""A real Slurm cluster for the tests: one node, this machine, started and stopped by the scripts of slurm/local."""
+"""A real Slurm cluster of one node for the tests, started and stopped by the scripts of slurm/local."""
 
 import os
 import shutil
@@ -86,7 +86,8 @@ def running_cluster() -> Iterator[Cluster]:
         pytest.skip(reason)
     # Slurm's sockets lie in it, and their paths are short.
     folder = Path(tempfile.mkdtemp(prefix="knots-slurm-", dir="/tmp"))
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+    others = ("SLURM_", "SBATCH_", "SRUN_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     own = {"PATH": search_path(), "KNOTS_SLURM_LOCAL": str(folder), "SLURM_CONF": str(folder / "slurm.conf")}
     cluster = Cluster(folder, kept | own)
     try:

@@ -24,6 +24,11 @@ import json, os, sys
 from pathlib import Path
 Path(f"record-{os.environ['SLURM_ARRAY_TASK_ID']}.json").write_text(json.dumps(sys.argv))
 """
+FINDS = """
+import sys
+from importlib.util import find_spec
+print(find_spec("knots").origin, sys.argv[1:])
+"""
 # Saves that it was here when it is told to stop, and comes to its end the next time.
 GOES_ON = """
 import signal, sys, time
@@ -72,9 +77,13 @@ def stub_uv(repository: Path) -> str:
     return f"{folder}:{SYSTEM}"
 
 
-def array(cluster: Cluster, repository: Path, *words: str, path: str = SYSTEM) -> str:
-    """Submit a script in the repository; the job's number, when it has ended."""
-    job = cluster.submit(*words, cwd=repository, environment={"PATH": path})
+def submit(cluster: Cluster, folder: Path, words: str, **environment: str) -> str:
+    return cluster.submit(*words.split(), cwd=folder, environment={"PATH": SYSTEM, **environment})
+
+
+def run(cluster: Cluster, folder: Path, words: str, **environment: str) -> str:
+    """Submit a script and wait for its end; the job's number."""
+    job = submit(cluster, folder, words, **environment)
     cluster.wait_for(lambda: cluster.ended(job))
     return job
 
@@ -84,38 +93,33 @@ def log(repository: Path, job: str, name: str = "knots") -> str:
 
 
 def as_a_shell_reads(line: str) -> list[str]:
-    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
-    return done.stdout.split("\0")[:-1]
+    printed = subprocess.check_output(["bash", "-c", f"printf '%s\\0' {line}"], text=True)
+    return printed.split("\0")[:-1]
 
 
 @pytest.mark.parametrize("by", ["uv", "venv"])
 def test_each_job_gets_the_words_of_its_line(cluster: Cluster, repository: Path, by: str):
     path = stub_uv(repository) if by == "uv" else SYSTEM
-    arguments = ("slurm/array.sbatch", "experiments/records.py", "jobs.txt", "logger=none")
-    job = array(cluster, repository, "--array=0-4%2", *arguments, path=path)
+    words = "--array=0-4%2 slurm/array.sbatch experiments/records.py jobs.txt logger=none"
+    job = run(cluster, repository, words, PATH=path)
     assert sorted(cluster.states(job)) == ["COMPLETED"] * 4 + ["FAILED"]
     for number, line in enumerate(LINES):
-        _, *words = json.loads((repository / f"record-{number}.json").read_text())
-        assert words == ["logger=none", *as_a_shell_reads(line)]
+        _, *given = json.loads((repository / f"record-{number}.json").read_text())
+        assert given == ["logger=none", *as_a_shell_reads(line)]
     assert log(repository, f"{job}_4") == "error: there is no job 4 in jobs.txt; it has 4: --array=0-3\n"
 
 
 def test_mistakes_are_told_in_the_log(cluster: Cluster, repository: Path):
     (repository / "open.txt").write_text("a='b\n")
     wrong = {
-        ("experiments/records.py", "open.txt"): "error: job 0 of open.txt: No closing quotation: a='b",
-        ("experiments/records.py", "none.txt"): "error: cannot read the jobs:",
-        ("experiments/none.py", "jobs.txt"): f"error: there is no entry point {repository}/experiments/none.py",
-        ("experiments/records.py",): "error: usage: sbatch --array=0-N slurm/array.sbatch",
+        "experiments/records.py open.txt": "error: job 0 of open.txt: No closing quotation: a='b",
+        "experiments/records.py none.txt": "error: cannot read the jobs:",
+        "experiments/none.py jobs.txt": f"error: there is no entry point {repository}/experiments/none.py",
+        "experiments/records.py": "error: usage: sbatch --array=0-N slurm/array.sbatch",
     }
-    jobs = {
-        arguments: cluster.submit(
-            "--array=0", "slurm/array.sbatch", *arguments, cwd=repository, environment={"PATH": SYSTEM}
-        )
-        for arguments in wrong
-    }
-    for arguments, message in wrong.items():
-        job = jobs[arguments]
+    jobs = {words: submit(cluster, repository, f"--array=0 slurm/array.sbatch {words}") for words in wrong}
+    for words, message in wrong.items():
+        job = jobs[words]
         cluster.wait_for(lambda job=job: cluster.ended(job))
         assert cluster.states(job) == ["FAILED"]
         assert log(repository, f"{job}_0").startswith(message)
@@ -124,11 +128,11 @@ def test_mistakes_are_told_in_the_log(cluster: Cluster, repository: Path):
 def test_the_repository_is_looked_for_from_the_folder_of_submission(cluster: Cluster, repository: Path):
     below = repository / "notes" / "deep"
     below.mkdir(parents=True)
-    job = array(cluster, below, "--array=1", "../../slurm/array.sbatch", "experiments/records.py", "../../jobs.txt")
+    job = run(cluster, below, "--array=1 ../../slurm/array.sbatch experiments/records.py ../../jobs.txt")
     assert cluster.states(job) == ["COMPLETED"]
     assert (below / "record-1.json").exists()
     outside = repository.parent
-    job = array(cluster, outside, "--array=0", f"{repository}/slurm/array.sbatch", "experiments/records.py", "x")
+    job = run(cluster, outside, f"--array=0 {repository}/slurm/array.sbatch experiments/records.py x")
     assert cluster.states(job) == ["FAILED"]
     assert f"{outside} is not in the repository" in (outside / f"slurm-{job}.log").read_text()
 
@@ -138,21 +142,18 @@ def test_output_of_the_command_line_wins_and_the_real_environment_serves(
 ):
     if shutil.which("uv") is None:
         pytest.skip("uv not installed; pip install uv")
-    script, jobs = repository / "experiments" / "records.py", repository / "jobs.txt"
-    script.write_text("import knots, sys; print(knots.__file__, sys.argv[1:])")
-    words = ("--array=0", f"--output={tmp_path}/%A.log", "slurm/array.sbatch", str(script), str(jobs))
-    job = array(cluster, REPOSITORY, *words, path=os.environ["PATH"])
+    script = repository / "experiments" / "records.py"
+    script.write_text(FINDS)
+    words = f"--array=0 --output={tmp_path}/%A.log slurm/array.sbatch {script} {repository}/jobs.txt"
+    job = run(cluster, REPOSITORY, words, PATH=os.environ["PATH"])
     told = (tmp_path / f"{job}.log").read_text()
     assert told.splitlines() == [f"{REPOSITORY}/knots/__init__.py ['merge=ties', 'merge.scale=0.3']"]
 
 
-def test_a_job_near_its_limit_and_a_displaced_one_are_queued_again_and_go_on(cluster: Cluster, repository: Path):
-    def submitted(name: str) -> str:
-        (repository / f"{name}.txt").write_text("--\n")
-        words = ("--array=0", "slurm/array.sbatch", "experiments/goes_on.py", f"{name}.txt", name)
-        return cluster.submit(*words, cwd=repository, environment={"PATH": SYSTEM})
-
-    jobs = {name: submitted(name) for name in ("limit", "displaced")}
+def test_a_job_near_its_limit_and_a_displaced_one_go_on_later(cluster: Cluster, repository: Path):
+    (repository / "one.txt").write_text("job\n")
+    words = "--array=0 slurm/array.sbatch experiments/goes_on.py one.txt"
+    jobs = {name: submit(cluster, repository, f"{words} {name}") for name in ("limit", "displaced")}
     cluster.wait_for(lambda: all((repository / f"{name}.ready").exists() for name in jobs))
     # What --signal does once the limit is near.
     cluster.run("scancel", "--batch", "--signal=USR2", f"{jobs['limit']}_0")
@@ -169,9 +170,8 @@ def test_a_job_near_its_limit_and_a_displaced_one_are_queued_again_and_go_on(clu
 
 
 def test_a_job_is_not_queued_again_more_often_than_asked(cluster: Cluster, repository: Path):
-    environment = {"PATH": SYSTEM, "KNOTS_REQUEUES": "0"}
-    words = ("--array=0", "slurm/array.sbatch", "experiments/goes_on.py", "jobs.txt", "state")
-    job = cluster.submit(*words, cwd=repository, environment=environment)
+    words = "--array=0 slurm/array.sbatch experiments/goes_on.py jobs.txt state"
+    job = submit(cluster, repository, words, KNOTS_REQUEUES="0")
     cluster.wait_for(lambda: (repository / "state.ready").exists())
     cluster.run("scancel", "--batch", "--signal=USR2", f"{job}_0")
     cluster.wait_for(lambda: cluster.ended(job))
@@ -179,23 +179,21 @@ def test_a_job_is_not_queued_again_more_often_than_asked(cluster: Cluster, repos
 
 
 def test_processes_of_a_job_are_started_by_slurm(cluster: Cluster, repository: Path):
-    (repository / "experiments" / "records.py").write_text("import os; print(os.environ['SLURM_PROCID'])")
-    job = array(
-        cluster, repository, "--array=0", "--ntasks=2", "slurm/array.sbatch", "experiments/records.py", "jobs.txt"
-    )
+    script = repository / "experiments" / "records.py"
+    script.write_text("import os; print(os.environ['SLURM_PROCID'])")
+    job = run(cluster, repository, "--array=0 --ntasks=2 slurm/array.sbatch experiments/records.py jobs.txt")
     assert sorted(log(repository, f"{job}_0").split()) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
-    ("argument", "variable", "count"), [((), "", ""), (("3",), "", "--count 3 "), ((), "5", "--count 5 ")]
+    ("argument", "variable", "count"), [("", "", ""), ("3", "", "--count 3 "), ("", "5", "--count 5 ")]
 )
 def test_an_agent_is_asked_for_so_many_runs(
-    cluster: Cluster, repository: Path, argument: tuple[str, ...], variable: str, count: str
+    cluster: Cluster, repository: Path, argument: str, variable: str, count: str
 ):
     environment = {"PATH": stub_uv(repository), "KNOTS_RUNS_PER_AGENT": variable, "WANDB_MODE": "online"}
-    words = ("--array=0-1", "slurm/wandb_agent.sbatch", "me/knots/abc123", *argument)
-    job = cluster.submit(*words, cwd=repository, environment=environment)
-    cluster.wait_for(lambda: cluster.ended(job))
+    words = f"--array=0-1 slurm/wandb_agent.sbatch me/knots/abc123 {argument}"
+    job = run(cluster, repository, words, **environment)
     for number in (0, 1):
         told = log(repository, f"{job}_{number}", "knots-agent")
         assert told == f"wandb agent {count}me/knots/abc123 in {repository}\n"
@@ -208,9 +206,7 @@ def test_an_agent_is_asked_for_so_many_runs(
 def test_an_agent_that_cannot_work_says_so(
     cluster: Cluster, repository: Path, argument: str, mode: str, message: str
 ):
-    environment = {"PATH": SYSTEM, "WANDB_MODE": mode}
-    words = ("--array=0", "slurm/wandb_agent.sbatch", "me/knots/abc123", argument)
-    job = cluster.submit(*words, cwd=repository, environment=environment)
-    cluster.wait_for(lambda: cluster.ended(job))
+    words = f"--array=0 slurm/wandb_agent.sbatch me/knots/abc123 {argument}"
+    job = run(cluster, repository, words, WANDB_MODE=mode)
     assert cluster.states(job) == ["FAILED"]
     assert message in log(repository, f"{job}_0", "knots-agent")
