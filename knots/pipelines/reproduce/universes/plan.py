@@ -64,7 +64,7 @@ def parse_universes(
     """
     del published
     check_keys("experiment", values, KEYS)
-    rows = parse_methods(values, compose)
+    rows = parse_methods(values, compose, modes=("per_task", "all"))
     universes = parse_numbers(values["universes"])
     inits = _parse_inits(values["shared_init"])
     for universe in universes:
