@@ -2,17 +2,27 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn, Self
 
 import huggingface_hub.constants
+import open_clip
 import pytest
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file, save, save_file
 
+from knots.errors import KnotsError
+from knots.models.text import TextSpec
 from knots.pipelines import MergePlan, parts
 from knots.pipelines.model_plan import ModelPlan
 from knots.pipelines.needs import Need, merge_need
 from knots.pipelines.prefetch import State, _offline, check, complaint, fetch, run_prefetch, states_view
+from knots.suites.data import DataOptions
+from knots.suites.tasks import Suite
+from tests.hub import Hub
+from tests.language import tiny_llama, tiny_text_adapter, tiny_text_task
 from tests.miniatures import tiny_adapter, tiny_clip, tiny_suite
 
 TASKS = tiny_suite().task_names
@@ -116,6 +126,80 @@ def test_a_large_base_is_not_loaded_but_its_files_are_looked_at(
     assert missing(language_like) == {}
     cut(tmp_path / "base" / "model.safetensors")
     assert "truncated or damaged" in missing(language_like)["base"]
+
+
+def test_a_text_tower_of_its_own_comes_from_the_hub(
+    hub: Hub, need: Need, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(parts, "LARGE", 0)  # so that nobody asks whether both towers are of one CLIP
+    text = TextSpec("ViT-B-32-quickgelu", "openai")
+    own = replace(need, model=replace(need.model, text=text), heads=False)
+    repository = open_clip.get_pretrained_cfg(text.open_clip, text.weights)["hf_hub"].rstrip("/")
+    failed = fetch([own])
+    assert len(failed) == 1
+    assert f"{repository!r}" in next(iter(failed.values()))
+    weights = save({"token_embedding.weight": torch.ones(9, 9)})
+    hub.models[repository] = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": weights}
+    assert fetch([own]) == {}
+    hub.stop()
+    assert missing(own) == {}
+    (file,) = (tmp_path / "huggingface").rglob("snapshots/*/open_clip_model.safetensors")
+    cut(file.resolve())
+    assert "truncated or damaged" in missing(own)["text tower"]
+
+
+# Of a part of the change that is no task update, which a run tells too.
+@pytest.mark.filterwarnings("ignore:full fine-tune")
+def test_full_fine_tunes_are_held_against_their_base(need: Need, tmp_path: Path):
+    for seed, task in enumerate(TASKS, start=1):
+        tiny_clip(tmp_path / "full" / task, seed=seed)
+    place = str(tmp_path / "full" / "{task}")
+    full = replace(need, model=replace(need.model, adapters=place, updates="full"), items=(), scored=False)
+    assert fetch([full]) == {}
+    assert missing(full) == {}
+    cut(tmp_path / "full" / "digits" / "model.safetensors")
+    assert set(missing(full)) == {"full fine-tune of digits"}
+    (tmp_path / "base" / "config.json").write_text("{}")
+    assert set(missing(full)) == {"base", *(f"full fine-tune of {task}" for task in TASKS)}
+
+
+def test_a_file_of_heads_is_read(tmp_path: Path):
+    tiny_llama(tmp_path / "base")
+    tiny_text_adapter(tmp_path / "adapters" / "pairs", seed=0)
+    heads = tmp_path / "heads.safetensors"
+    model = ModelPlan(
+        "tiny",
+        "classifier",
+        str(tmp_path / "base"),
+        None,
+        str(tmp_path / "adapters" / "{task}"),
+        heads=str(heads),
+    )
+    suite = Suite("tiny", "language", (tiny_text_task(),))
+    need = Need(model, suite, "32", DataOptions(), tmp_path / "cache", items=())
+    assert "is not there" in next(iter(fetch([need]).values()))
+    save_file({"pairs": torch.ones(3, 16)}, heads)
+    assert fetch([need]) == {}
+    assert missing(need) == {}
+    save_file({"pairs": torch.ones(3)}, heads)
+    assert "a matrix [C, D] is needed" in missing(need)["adapter of pairs"]
+
+
+def test_a_process_that_is_killed_while_it_checks_is_told(need: Need, monkeypatch: pytest.MonkeyPatch):
+    class Killed:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def submit(self, *_: object) -> NoReturn:
+            raise BrokenProcessPool
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("knots.pipelines.prefetch.ProcessPoolExecutor", Killed)
+    with pytest.raises(KnotsError, match=r"was killed .*fetch=false checks it again"):
+        run_prefetch([need], fetches=False)
 
 
 def test_rows_of_the_same_model_need_each_part_once(need: Need):
