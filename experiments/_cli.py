@@ -304,7 +304,7 @@ def _groups(config_name: str) -> Iterator[tuple[str, list[str]]]:
         folder = CONF / group
         if group and group != "hydra" and folder.is_dir():
             choices = _public(sorted(path.stem for path in folder.glob("*.yaml") if path.stem != choice))
-            yield group, [f"{choice} (default)", *choices]
+            yield group, [f"{choice or 'null'} (default)", *choices]
 
 
 def choice_of(group: str, choice: str, model: str) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from safetensors import safe_open
 
 from knots import hub
 from knots.assets import ASSET, asset_path
@@ -68,11 +72,16 @@ def _shards(folder: Path) -> list[str]:
     Raises:
         KnotsError: the list of them cannot be read.
     """
+    return sorted(set(_index(folder).values()))
+
+
+def _index(folder: Path) -> Mapping[str, str]:
+    """Weight -> the file that it is in; empty where all are in one file of the best kind."""
     index = next((folder / name for name in INDICES if (folder / name).is_file()), None)
     if index is None or (folder / WEIGHTS[0]).is_file():
-        return []
+        return {}
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise KnotsError(f"{index} lists no files of weights: {first_line(error)}") from error
 
@@ -84,6 +93,51 @@ def _check_shards(base: str, folder: Path, shards: Sequence[str]) -> None:
             f"base {base!r}: {len(absent)} of its {len(shards)} files of weights are not there, such as "
             f"{absent[0]!r}; get them anew, from the hub with a network"
         )
+
+
+def files_of(base: Base) -> list[Path]:
+    """The files that make up a base, in order of their names."""
+    return sorted(path for path in base.folder.iterdir() if path.suffix in CONTENT)
+
+
+def weights_of(base: Base) -> list[Path]:
+    """The files of a base's weights.
+
+    Raises:
+        KnotsError: the list of them cannot be read.
+    """
+    names = _shards(base.folder) or [name for name in WEIGHTS if (base.folder / name).is_file()][:1]
+    return [base.folder / name for name in names]
+
+
+def check_headers(base: Base) -> None:
+    """Check without reading a weight that the files are whole and hold every weight that their list names.
+
+    Raises:
+        KnotsError: a file is truncated or damaged, or lacks a weight.
+    """
+    index = _index(base.folder)
+    for path in weights_of(base):
+        held = weights_in(path)
+        absent = [weight for weight, name in index.items() if name == path.name and weight not in held]
+        if absent:
+            raise KnotsError(f"{path} lacks {len(absent)} weights, such as {min(absent)!r}; get it anew")
+
+
+def weights_in(path: Path) -> set[str]:
+    """The names of the weights in a file, `.safetensors` or a pickle, by its header.
+
+    Raises:
+        KnotsError: the file is truncated or damaged.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return set(file.keys())
+        mapped = zipfile.is_zipfile(path)
+        return set(torch.load(path, map_location="meta", mmap=mapped, weights_only=True))
+    except Exception as error:  # damaged bytes make either reader stumble in any way
+        raise KnotsError(f"{path} is truncated or damaged, get it anew ({first_line(error)})") from error
 
 
 def check_weights(name: str, base: str, absent: Sequence[str], of: str = "") -> None:
@@ -108,8 +162,7 @@ def _folder(folder: Path) -> Base:
     """A folder by names and contents of the files that make up a base."""
     _check_shards(str(folder), folder, _shards(folder))
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in CONTENT:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in files_of(Base(folder, {})):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return Base(folder, {"content": digest.hexdigest()})

@@ -38,7 +38,7 @@ def load_finetuned(source: str | Path, clip: Clip, *, name: str, revision: str |
         KnotsError: the weights cannot be found or read, lack a module of the tower, have another shape, are
             not finite, or equal the base's.
     """
-    folder = _locate(source, revision)
+    folder = locate_finetuned(source, revision)
     state = _of_tower(read_tensors(_weights_file(folder, name)), clip.tower, name)
     linear = dict(_linear_weights(clip.tower))
     absent = [module for key, module in linear.items() if key not in state]
@@ -52,8 +52,12 @@ def load_finetuned(source: str | Path, clip: Clip, *, name: str, revision: str |
     return Adapter(name=name, updates=updates, source=os.fspath(source), fingerprint=fingerprint)
 
 
-def _locate(source: str | Path, revision: str | None) -> Path:
-    """The local folder; a hub repository is downloaded to the hub's cache."""
+def locate_finetuned(source: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a full fine-tune; a hub repository is downloaded to the hub's cache.
+
+    Raises:
+        KnotsError: it is not there, or cannot be had.
+    """
     text = os.fspath(source)
     folder = Path(text).expanduser()
     if folder.is_dir():

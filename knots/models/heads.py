@@ -88,9 +88,8 @@ def task_features(
     if cache_dir is None:
         with clip.text_encoder(device) as encode:
             return [class_features(encode, task.classes, task.templates).cpu() for task in tasks]
-    tower = clip.text_identity
-    files = [cache_dir / "heads" / f"{_key(tower, task)}.safetensors" for task in tasks]
-    found = [_read(file) for file in files]
+    files = feature_files(clip, tasks, cache_dir)
+    found = [read_features(file) for file in files]
     if all(features is not None for features in found):
         return [features for features in found if features is not None]
     with clip.text_encoder(device) as encode:
@@ -104,14 +103,24 @@ def task_features(
     return [features for features in found if features is not None]
 
 
+def feature_files(clip: Clip, tasks: Sequence[ImageTask], cache_dir: Path) -> list[Path]:
+    """Where the class features of several tasks are kept, be they there or not.
+
+    Raises:
+        KnotsError: it is not known which text tower embeds them, as its weights cannot be had.
+    """
+    tower = clip.text_identity
+    return [cache_dir / "heads" / f"{_key(tower, task)}.safetensors" for task in tasks]
+
+
 def _key(tower: Mapping[str, str], task: ImageTask) -> str:
     content = [VERSION, dict(tower), task.classes, task.templates]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{task.name}-{digest[:16]}"
 
 
-def _read(file: Path) -> Tensor | None:
-    """Cached features, or None where they are absent or damaged."""
+def read_features(file: Path) -> Tensor | None:
+    """Cached features [C, D], or None where they are absent or damaged."""
     try:
         return load_file(file)["weight"]
     except FileNotFoundError:

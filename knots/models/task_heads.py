@@ -72,10 +72,22 @@ def _own(adapter: Adapter) -> Tensor | None:
     return adapter.heads.get(KEY)
 
 
+def heads_file(place: str, cache_dir: Path) -> Path:
+    """The file of heads on this machine; what a URL names is downloaded once.
+
+    Raises:
+        KnotsError: there is no such file, or it cannot be downloaded.
+    """
+    return local_file(place, _called(place), cache_dir / "heads")
+
+
+def _called(place: str) -> str:
+    return f"file of heads {place!r}"
+
+
 def _read(place: str, cache_dir: Path) -> dict[str, Tensor]:
     """The tensors of a file of heads; those of a task that has a mapping of its own under `<task>.<name>`."""
-    where = f"file of heads {place!r}"
-    return _flat(load_tensors(local_file(place, where, cache_dir / "heads"), where), where)
+    return _flat(load_tensors(heads_file(place, cache_dir), _called(place)), _called(place))
 
 
 def _flat(values: object, where: str, prefix: str = "") -> dict[str, Tensor]:

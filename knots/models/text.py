@@ -132,15 +132,26 @@ def text_encoder(spec: TextSpec, device: torch.device | str) -> Iterator[Encoder
     yield encode
 
 
-def _load(spec: TextSpec) -> Any:
-    import open_clip
+def text_weights(spec: TextSpec) -> Path:
+    """The file of the weights on this machine; what is on the hub is downloaded to the hub's cache.
+
+    Raises:
+        KnotsError: it cannot be had.
+    """
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     place = _address(spec)
-    if isinstance(place, str):
-        names = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
-        folder = hub.snapshot(place, ["open_clip_config.json"], one_of=names)
-        place = next(folder / name for name in names if (folder / name).is_file())
+    if isinstance(place, Path):
+        return place
+    names = (str(HF_SAFE_WEIGHTS_NAME), str(HF_WEIGHTS_NAME))
+    folder = hub.snapshot(place, ["open_clip_config.json"], one_of=names)
+    return next(folder / name for name in names if (folder / name).is_file())
+
+
+def _load(spec: TextSpec) -> Any:
+    import open_clip
+
+    place = text_weights(spec)
     try:
         return open_clip.create_model(spec.open_clip, pretrained=str(place))
     except Exception as error:  # damaged files make its readers stumble in any way

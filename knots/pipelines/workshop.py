@@ -83,14 +83,19 @@ class Workshop:
             KnotsError: one cannot be loaded, or what stands for the base is not the base.
         """
         if self.plan.pretrained is not None:
-            self._part("zero", lambda: _check_zero(self.plan.pretrained))
+            self._part("zero", lambda: check_zero(self.plan.pretrained))
         names = self.suite.task_names
         return [self._part(f"adapter {task}", partial(self._adapter, task)) for task in names]
 
     def _adapter(self, task: str) -> Adapter:
-        return self._load(self.plan.adapter_of(task), task)
+        return self.load(self.plan.adapter_of(task), task)
 
-    def _load(self, place: str, name: str) -> Adapter:
+    def load(self, place: str, name: str) -> Adapter:
+        """An adapter of the model's kind from any place, which is not kept.
+
+        Raises:
+            KnotsError: it cannot be loaded.
+        """
         if self.plan.updates == "full":
             assert isinstance(self.model, Clip)
             return load_finetuned(place, self.model, name=name)
@@ -105,7 +110,7 @@ class Workshop:
         """
         place = self.plan.multitask_place
         assert place is not None
-        return self._part("multitask", lambda: self._load(place, "multitask"))
+        return self._part("multitask", lambda: self.load(place, "multitask"))
 
     @cached_property
     def prepared(self) -> Prepared:
@@ -149,8 +154,12 @@ class Workshop:
         return self._class_heads
 
 
-def _check_zero(pretrained: str | None) -> None:
-    """Refuse an adapter that stands for the base and is not the base."""
+def check_zero(pretrained: str | None) -> None:
+    """Refuse an adapter that stands for the base and is not the base.
+
+    Raises:
+        KnotsError: it is no zero update, or cannot be loaded.
+    """
     if pretrained is not None and not is_zero_update(pretrained):
         raise KnotsError(
             f"model.pretrained={pretrained!r} is no zero update: the adapters would be changes from it, not "

@@ -11,11 +11,11 @@ from typing import Any, TypeVar, overload
 
 from knots.errors import KnotsError, unknown
 from knots.suites.cache import ImageArrays
-from knots.suites.image_data import image_identity, load_images
+from knots.suites.image_data import cached_images, image_identity, load_images
 from knots.suites.keys import Sample
 from knots.suites.sources import IMAGE_SOURCES, DataOptions, Reading, Source
 from knots.suites.tasks import ImageTask, Task, TextTask
-from knots.suites.text_data import load_texts, text_identity
+from knots.suites.text_data import cached_texts, load_texts, text_identity
 from knots.suites.text_sources import TEXT_SOURCES, TextSource
 from knots.suites.texts import TextArrays, TextReading
 
@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "TextArrays",
     "TextReading",
+    "cached_split",
     "load_split",
     "prepare",
     "source_identity",
@@ -89,6 +90,37 @@ def load_split(
         return load_texts(task, split, root, source, _for_texts(task, reading), sample)
     task, reading = _for_images(task, reading)
     return load_images(task, split, root, _source(task, Source), reading, sample)
+
+
+def cached_split(
+    task: Task,
+    split: str,
+    cache_dir: str | Path,
+    reading: Reading | TextReading | None = None,
+    sample: Sample | None = None,
+) -> Path | None:
+    """The folder of a split that `load_split` would read from the cache; nothing is built.
+
+    Args:
+        task: as of `load_split`, like the other arguments.
+        split: train, validation or test.
+        cache_dir: the root of the caches.
+        reading: how items become what a model takes.
+        sample: only some of the items.
+
+    Returns:
+        None where it is not there, or is not what its checksums say.
+
+    Raises:
+        KnotsError: the task has no such split, or its source cannot be had or is unknown.
+    """
+    root = Path(cache_dir).expanduser()
+    task.size(split)
+    if isinstance(task, TextTask):
+        source = _source(task, TextSource)
+        return cached_texts(task, split, root, source, _for_texts(task, reading), sample)
+    task, reading = _for_images(task, reading)
+    return cached_images(task, split, root, _source(task, Source), reading, sample)
 
 
 def prepare(

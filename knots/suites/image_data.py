@@ -38,7 +38,7 @@ def load_images(
 ) -> ImageArrays:
     """The pictures of a split; `knots.suites.data.load_split` tells the rest."""
     reading = _effective(source, reading)
-    folder = folder_of(task, split, root, image_identity(task, split, root, source, reading), sample)
+    folder = _folder(task, split, root, source, reading, sample)
     cached = read_cached(folder)
     if cached is None:
         log.info("building the %s split of %s", split, task.name)
@@ -50,6 +50,20 @@ def load_images(
             raise OSError(f"the cache in {folder} was written but cannot be read back")
     _tell_broken(cached, task, split, reading)
     return cached
+
+
+def cached_images(
+    task: ImageTask, split: str, root: Path, source: Source, reading: Reading, sample: Sample | None
+) -> Path | None:
+    """The folder of a split that is cached whole; `knots.suites.data.cached_split` tells the rest."""
+    folder = _folder(task, split, root, source, reading, sample)
+    return None if read_cached(folder) is None else folder
+
+
+def _folder(
+    task: ImageTask, split: str, root: Path, source: Source, reading: Reading, sample: Sample | None
+) -> Path:
+    return folder_of(task, split, root, image_identity(task, split, root, source, reading), sample)
 
 
 def image_identity(

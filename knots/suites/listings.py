@@ -155,6 +155,8 @@ def _state(folder: Path) -> Hashable:
 
 def _ask_once(path: str, revision: str | None, config: str | None, split: str, memo: Path) -> Listing:
     """Ask the hub, or read what it answered before where the commit is the same or cannot be asked for."""
+    import huggingface_hub
+
     known = _remembered(memo)
     if known is not None and revision is not None and COMMIT.fullmatch(str(revision)):
         return known
@@ -167,7 +169,9 @@ def _ask_once(path: str, revision: str | None, config: str | None, split: str, m
         known = known or _in_hub_cache(path, revision, config, split)
         if known is None:
             raise
-        log.warning("%s; using commit %s, which is here", error, known.commit)
+        # Who says that there is no network need not be told so of every split.
+        level = logging.DEBUG if huggingface_hub.constants.HF_HUB_OFFLINE else logging.WARNING
+        log.log(level, "%s; using commit %s, which is here", error, known.commit)
         return known
     write_whole(memo, json.dumps(vars(listing)).encode())
     return listing

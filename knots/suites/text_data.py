@@ -53,6 +53,14 @@ def load_texts(
     return arrays
 
 
+def cached_texts(
+    task: TextTask, split: str, root: Path, source: TextSource, reading: TextReading, sample: Sample | None
+) -> Path | None:
+    """The folder of a split that is cached whole; `knots.suites.data.cached_split` tells the rest."""
+    folder = folder_of(task, split, root, text_identity(task, split, root, source, reading), sample)
+    return None if _read_cached(folder) is None else folder
+
+
 def text_identity(
     task: TextTask, split: str, root: Path, source: TextSource, reading: TextReading
 ) -> dict[str, Any]:

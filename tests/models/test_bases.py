@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from knots.errors import KnotsError
-from knots.models.bases import find_base
+from knots.models.bases import check_headers, find_base, weights_in, weights_of
 from knots.models.classifier import ClassifierSpec, load_classifier
 from tests.hub import Hub, files_of, message_of
 from tests.language import tiny_llama
@@ -67,3 +67,35 @@ def test_a_file_that_is_missing_is_named(hub: Hub, sharded: Path, tmp_path: Path
     (copy / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(KnotsError, match="lists no files of weights"):
         find_base(str(copy), None)
+
+
+def test_headers_tell_whether_files_are_whole_and_hold_what_their_list_says(sharded: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(sharded, copy)
+    base = find_base(str(copy), None)
+    assert weights_of(base) == sorted(copy.glob("model-*.safetensors"))
+    check_headers(base)
+    check_headers(find_base(str(sharded.parent / "one"), None))
+    listed = json.loads((copy / "model.safetensors.index.json").read_text())
+    file = weights_of(base)[0]
+    more = {**listed, "weight_map": {**listed["weight_map"], "another": file.name}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(more))
+    with pytest.raises(KnotsError, match=rf"{file.name} lacks 1 weights, such as 'another'"):
+        check_headers(base)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(KnotsError, match=rf"{file.name} is truncated or damaged"):
+        check_headers(base)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_headers_of_pickled_weights(tmp_path: Path, zipped: bool):
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(300, 30)}, file, _use_new_zipfile_serialization=zipped)
+    base = find_base(str(tmp_path), None)
+    assert weights_of(base) == [file]
+    assert weights_in(file) == {"a"}
+    check_headers(base)
+    file.write_bytes(file.read_bytes()[:-900])
+    with pytest.raises(KnotsError, match="truncated or damaged"):
+        check_headers(base)

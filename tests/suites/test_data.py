@@ -10,7 +10,7 @@ from PIL import Image
 
 from knots.errors import KnotsError
 from knots.suites import data
-from knots.suites.data import ImageArrays, Reading, Sample, load_split, prepare
+from knots.suites.data import ImageArrays, Reading, Sample, cached_split, load_split, prepare
 from knots.suites.sources import drawn
 from knots.suites.tasks import ImageTask
 from knots.suites.transforms import make_transform
@@ -48,6 +48,23 @@ def test_is_built_once_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(first.images, fresh.images)
     np.testing.assert_array_equal(second.images, fresh.images)
     np.testing.assert_array_equal(second.labels, fresh.labels)
+
+
+def test_what_is_cached_is_told_and_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = Counting()
+    use(monkeypatch, source)
+    assert cached_split(TASK, "test", tmp_path) is None
+    assert source.calls == 0
+    load_split(TASK, "test", tmp_path)
+    folder = cached_split(TASK, "test", tmp_path)
+    assert folder is not None
+    assert folder.parent == tmp_path / "data"
+    assert cached_split(TASK, "test", tmp_path, sample=Sample(3, 0)) is None
+    (folder / "labels.npy").write_bytes(b"")
+    assert cached_split(TASK, "test", tmp_path) is None
+    assert source.calls == 1
+    with pytest.raises(KnotsError, match="split of task"):
+        cached_split(TASK, "train", tmp_path)
 
 
 def test_everything_that_determines_the_items_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ import pytest
 from knots.errors import KnotsError
 from knots.suites import data, mini_nli
 from knots.suites.cache import ImageArrays
-from knots.suites.data import Reading, Sample, load_split, prepare, source_identity
+from knots.suites.data import Reading, Sample, cached_split, load_split, prepare, source_identity
 from knots.suites.keys import chosen_items
 from knots.suites.tasks import ImageTask, TextTask
 from knots.suites.text_sources import Pairs, written
@@ -63,6 +63,21 @@ def test_is_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert all_spelt(second) == list(zip(pairs[0], pairs[1], strict=True))
     assert second.labels.tolist() == [n % 3 for n in range(21)]
     assert (second.tokens.dtype, second.starts.dtype, second.labels.dtype) == (np.int32, np.int64, np.int64)
+
+
+def test_what_is_cached_is_told_and_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = Counting()
+    use(monkeypatch, source)
+    assert cached_split(TASK, "test", tmp_path, READING) is None
+    assert source.calls == 0
+    load_split(TASK, "test", tmp_path, READING)
+    folder = cached_split(TASK, "test", tmp_path, READING)
+    assert folder is not None
+    assert cached_split(TASK, "test", tmp_path, OTHER) is None
+    (file,) = folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert cached_split(TASK, "test", tmp_path, READING) is None
+    assert source.calls == 1
 
 
 def test_everything_that_determines_the_tokens_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -39,9 +39,16 @@ KINDS: Mapping[str, tuple[Parse, Callable[[Any, Console], Product]]] = {
 
 @dataclass(frozen=True)
 class Reproduction:
-    """An experiment that is ready to run."""
+    """An experiment that is ready to run.
+
+    Attributes:
+        experiment: its name and place.
+        plan: what it is made of, as its kind's own reader gave it.
+        make: runs it.
+    """
 
     experiment: Experiment
+    plan: Any
     make: Callable[[Console], Product]
 
 
@@ -78,7 +85,8 @@ def parse_experiment(config: Mapping[str, Any], compose: Compose, published: Pub
         config=config,
         run=flag("run", config["run"]),
     )
-    return Reproduction(experiment, partial(run, parse(experiment, values, compose, published)))
+    plan = parse(experiment, values, compose, published)
+    return Reproduction(experiment, plan, partial(run, plan))
 
 
 def run_experiment(plan: Reproduction, console: Console | None = None) -> Reproduced:
