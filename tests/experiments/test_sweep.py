@@ -1,4 +1,4 @@
-"""Sweeps without a cluster: what is asked for, what a job records, what is shown. `tests/slurm` has the rest."""
+"""Sweeps without a cluster: what is asked for, recorded and shown. `tests/slurm` has the rest."""
 
 from __future__ import annotations
 
