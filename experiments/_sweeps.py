@@ -130,9 +130,6 @@ class Sweep:
         for number in numbers:
             alike.setdefault(json.dumps(self.jobs[number].resources, sort_keys=True), []).append(number)
         for members in alike.values():
-            for number in members:
-                for name in (STARTED, DONE, FAILED):
-                    (self.place(number) / name).unlink(missing_ok=True)
             for number, name in zip(members, self._submit_array(members), strict=True):
                 self.jobs[number].ids.append(name)
             self.save()
@@ -205,7 +202,8 @@ class Sweep:
         log = logs if name and logs.is_file() else None
         for state, file in (("done", DONE), ("failed", FAILED)):
             record = _read(place / file)
-            if record is not None:
+            # What an earlier attempt left says nothing of this one.
+            if record is not None and record.get("job") == name:
                 return Progress(state, record, log)
         return Progress(queue.get(name, "missing"), _read(place / STARTED) or {}, log)
 

@@ -56,13 +56,15 @@ def _ended(sweep: Any, say: Callable[[str], None], *, every: int) -> Any:
     from experiments._sweep_view import summary
     from experiments._sweeps import QUEUED
 
-    told = ""
+    told, ended = "", False
     while True:
         progress = sweep.progress()
         if told != summary(progress):
             told = summary(progress)
             say(told)
-        if not any(one.state in QUEUED for one in progress):
+        before, ended = ended, not any(one.state in QUEUED for one in progress)
+        # The record of a job that has just ended may take a moment to cross a shared file system.
+        if ended and (before or all(one.state != "missing" for one in progress)):
             return progress
         time.sleep(every)
 

@@ -86,8 +86,8 @@ def sweep(tmp_path: Path) -> Sweep:
         entry.ids.append(f"7_{number}")
         (logs / f"7_{number}_0_log.out").write_text("first\n\nslurmstepd: error: *** CANCELLED ***\n")
         made.place(number).mkdir(parents=True)
-    (made.place(0) / "done.json").write_text(json.dumps({"runs": ["merge/abc"]}))
-    (made.place(1) / "failed.json").write_text(json.dumps({"message": "the disk is full"}))
+    (made.place(0) / "done.json").write_text(json.dumps({"job": "7_0", "runs": ["merge/abc"]}))
+    (made.place(1) / "failed.json").write_text(json.dumps({"job": "7_1", "message": "the disk is full"}))
     made.save()
     return made
 
@@ -105,6 +105,15 @@ def test_the_status_shows_every_job_and_why_one_did_not_end_well(
     for words in ("merge/abc", "job 1 failed: the disk is full", "job 4 missing", "*** CANCELLED ***"):
         assert words in shown.out
     assert "first" not in shown.out
+
+
+def test_what_an_earlier_attempt_left_says_nothing_of_this_one(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    programs(tmp_path / "bin", monkeypatch, squeue='echo "9_0|PENDING"')
+    for number in (0, 1):
+        sweep.jobs[number].ids.append(f"9_{number}")
+    assert [one.state for one in sweep.progress()][:2] == ["pending", "missing"]
 
 
 def test_what_has_not_ended_is_cancelled(

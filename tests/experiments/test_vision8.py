@@ -104,6 +104,7 @@ def test_other_splits_come_from_the_same_files(
     assert "regmean: looking at 256 train items" in done.out
 
 
+@pytest.mark.slow
 def test_table_1_comes_from_the_hub_and_stands_beside_the_published_figures(
     hub: Hub, command: Command, arguments: list[str], tmp_path: Path
 ):
