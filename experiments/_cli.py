@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import errno
 import functools
-import netrc
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import hydra
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     ConfigCompositionException,
@@ -26,17 +22,16 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from experiments import _resolvers  # noqa: F401  registers them
+from experiments._arguments import quoted, renamed, swept, with_keys
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MISTAKE = 2
 INTERRUPTED = 130
 TERMINATED = 143
-
-WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
-"""Names of W&B's public server; which of them `wandb login` writes down depends on its version."""
 
 Task = Callable[[dict[str, Any]], Sequence[Path] | None]
 """What an entry point does with its configuration; returns the folders of what was asked for."""
@@ -68,9 +63,9 @@ def entry_point(
             if {"--help", "-h"} & set(sys.argv[1:]):
                 say(_help(config_name, sys.modules[task.__module__].__doc__ or ""), sys.stdout)
                 return
-            sys.argv[1:] = [_renamed(argument, aliases or {}) for argument in _swept(sys.argv[1:])]
+            sys.argv[1:] = [renamed(argument, aliases or {}) for argument in swept(sys.argv[1:])]
             try:
-                sys.argv[1:] = _with_keys(sys.argv[1:], positional)
+                sys.argv[1:] = with_keys(sys.argv[1:], positional)
             except Exception as error:
                 _complain(error)
                 sys.exit(MISTAKE)
@@ -162,66 +157,6 @@ def _with_changes(config: dict[str, Any], overrides: list[str]) -> dict[str, Any
     return config
 
 
-def _swept(arguments: Sequence[str]) -> list[str]:
-    """The arguments; those that name a cluster's launcher make a sweep, if only of one job."""
-    sent = any(argument.startswith("hydra/launcher=slurm") for argument in arguments)
-    return ["-m", *arguments] if sent and not {"-m", "--multirun"} & set(arguments) else list(arguments)
-
-
-def _renamed(argument: str, aliases: Mapping[str, str]) -> str:
-    """The argument under the key that the configuration has."""
-    key, equals, value = argument.partition("=")
-    return f"{aliases[key]}={value}" if equals and key in aliases else argument
-
-
-def _with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """The arguments, those without a key under one of `keys`: the first that was not given otherwise.
-
-    Raises:
-        KnotsError: there are more of them than keys, or fewer.
-    """
-    from knots.errors import KnotsError
-
-    if not keys:
-        return list(arguments)
-    free = [key for key in keys if not any(argument.startswith(f"{key}=") for argument in arguments)]
-    loose = [place for place, argument in enumerate(arguments) if _is_value(argument, arguments[:place])]
-    if len(loose) > len(free) or (len(loose) < len(free) and not _HYDRA_SHOWS & set(arguments)):
-        given = ", ".join(arguments[place] for place in loose) or "none"
-        raise KnotsError(
-            f"{len(free)} arguments without a key are needed ({', '.join(free) or 'all have one'}), got "
-            f"{len(loose)}: {given}; options are written key=value"
-        )
-    named = {place: f"{key}={_literal(arguments[place])}" for place, key in zip(loose, free, strict=False)}
-    return [named.get(place, argument) for place, argument in enumerate(arguments)]
-
-
-_HYDRA_SHOWS = {"--cfg", "-c", "--info", "-i"}
-_HYDRA_TAKES = {*_HYDRA_SHOWS, "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp"}
-"""Hydra's own options after which a value stands; with the first, nothing is run."""
-
-
-def _is_value(argument: str, before: Sequence[str]) -> bool:
-    """Whether an argument stands for itself: no option, nothing that one takes, no override."""
-    return "=" not in argument and argument[:1] not in ("-", "~") and not {*before[-1:]} & _HYDRA_TAKES
-
-
-def _literal(value: str) -> str:
-    """A text for Hydra's grammar, which would take 1e5 for a number."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
-    return f"'{escaped}'"
-
-
-def quoted(argument: str) -> str:
-    """Quote values that Hydra's grammar would take apart: overrides within one, and `{task}`."""
-    key, _, value = argument.partition("=")
-    if key == "overrides" and value[:1] not in ("'", '"'):
-        return f"{key}='{value}'" if "'" not in value else f'{key}="{value}"'
-    if "{task}" not in value or "'" in value or '"' in value:
-        return argument
-    return f"{key}=" + ",".join(f'"{choice}"' for choice in value.split(","))
-
-
 def _complain(error: Exception) -> str:
     """Print a user's mistake in one message; raise anything else, which is a bug of ours."""
     message = mistake_of(error)
@@ -305,53 +240,3 @@ def _groups(config_name: str) -> Iterator[tuple[str, list[str]]]:
         if group and group != "hydra" and folder.is_dir():
             choices = _public(sorted(path.stem for path in folder.glob("*.yaml") if path.stem != choice))
             yield group, [f"{choice or 'null'} (default)", *choices]
-
-
-def choice_of(group: str, choice: str, model: str) -> str:
-    """What stands in for `<group>=auto`: the choice that the model's file names as `default_<group>`.
-
-    Where the user made a choice, `auto` itself stands beside it, which is empty.
-    """
-    from knots.errors import KnotsError
-
-    if choice != "auto":
-        return "auto"
-    key = f"default_{group}"
-    loader = GlobalHydra.instance().config_loader()
-    config = loader.load_configuration(f"model/{model}", overrides=[], run_mode=RunMode.RUN)
-    chosen = OmegaConf.select(config, f"model.{key}") or OmegaConf.select(config, key)
-    if chosen is None:
-        raise KnotsError(f"model {model!r} names no {key}; choose one with {group}=...")
-    return str(chosen)
-
-
-def when(value: str, expected: str, then: Any, otherwise: Any) -> Any:
-    """`then` where `value` is `expected`, else `otherwise`."""
-    return then if value == expected else otherwise
-
-
-def wandb_mode() -> str:
-    """What WANDB_MODE says; else online where a key for Weights & Biases is configured, offline without."""
-    return os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
-
-
-def has_wandb_key(server: str | None = None) -> bool:
-    """Whether a key for W&B's `server` is configured; None is that of WANDB_BASE_URL, else the public one."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    host = urlsplit(server or os.environ.get("WANDB_BASE_URL") or "").netloc or WANDB_HOSTS[0]
-    return any(_netrc_has(name) for name in (WANDB_HOSTS if host in WANDB_HOSTS else (host,)))
-
-
-def _netrc_has(host: str) -> bool:
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-for _group in ("suite", "finetune"):
-    OmegaConf.register_new_resolver(f"{_group}_of", functools.partial(choice_of, _group), replace=True)
-OmegaConf.register_new_resolver("when", when, replace=True)
-OmegaConf.register_new_resolver("wandb_mode", wandb_mode, replace=True)

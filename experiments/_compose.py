@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from experiments._cli import plain, quoted
+from experiments._arguments import quoted
+from experiments._cli import plain
 
 SHARED = ("trainer", "paths", "logger")
 """Groups that the runs take over from the job."""

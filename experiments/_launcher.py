@@ -29,7 +29,7 @@ class SlurmSweeps(SlurmLauncher):  # type: ignore[misc]
         """Submit jobs; they have hardly begun when this returns.
 
         Raises:
-            KnotsError: Slurm is not there, or refuses the jobs; none of them was submitted then.
+            KnotsError: Slurm is not there, or refuses jobs, which `sweep.py resubmit` submits again.
         """
         from experiments._cli import say
         from experiments._sweeps import Sweep
@@ -43,9 +43,10 @@ class SlurmSweeps(SlurmLauncher):  # type: ignore[misc]
         sweep = Sweep.open_or_make(folder, str(config.hydra.job.config_name))
         sweep.add(list(zip(wanted, asked, strict=True)))
         sweep.submit()
-        names = sorted({entry.ids[-1].partition("_")[0] for entry in sweep.jobs})
+        names = ", ".join(sorted({entry.ids[-1].partition("_")[0] for entry in sweep.jobs}))
+        count = "1 job" if len(wanted) == 1 else f"{len(wanted)} jobs"
         say(
-            f"submitted {len(wanted)} jobs of {sweep.entry} to Slurm ({', '.join(names)}): {folder}\n"
+            f"submitted {count} of {sweep.entry} to Slurm ({names}): {folder}\n"
             "uv run experiments/sweep.py status shows how far they are; this terminal is no longer needed",
             sys.stdout,
         )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from experiments._cli import has_wandb_key
+from experiments._resolvers import has_wandb_key
 from knots.errors import KnotsError
 
 Say = Callable[[str], None]

@@ -20,6 +20,7 @@ from torch import Tensor
 from experiments._cli import CONF
 from knots.suites.hf_datasets import no_bars
 from tests.hub import Hub, files_of
+from tests.miniatures import LAYERS, WIDTH, tiny_clip
 
 TASKS = ("stanford_cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
 ROWS = {"train": 10, "test": 10}
@@ -29,6 +30,7 @@ PATTERN = {
     "vit_b_32": "hoffman-lab/KnOTS-ViT-B-32_lora_R16_{}",
     "vit_l_14": "hoffman-lab/KnOTS-ViT-L-14_lora_R16_{}",
 }
+BASE = "openai/clip-vit-base-patch32"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -56,6 +58,16 @@ def size_overrides(rows: Mapping[str, int] = ROWS) -> list[str]:
     return [
         f"suite.tasks.{task}.sizes.{split}={n}" for task in TASKS for split, n in sizes(task, rows).items()
     ]
+
+
+def vision_shelf(folder: Path) -> Hub:
+    """A hub that answers no one and holds what the benchmark needs: a tiny base, adapters, data."""
+    shelf = Hub()
+    shelf.stop()
+    shelf.models[BASE] = files_of(tiny_clip(folder / "base"))
+    serve_adapters(shelf, folder / "adapters", "vit_b_32", WIDTH, LAYERS, rank=2)
+    serve_data(shelf, folder / "data")
+    return shelf
 
 
 def serve_data(hub: Hub, folder: Path, rows: Mapping[str, int] = ROWS) -> None:

@@ -27,14 +27,12 @@ from knots.suites.data import Sample
 from tests.experiments.rehearsing import Command, metrics
 from tests.hub import Hub, files_of
 from tests.language import tiny_llama
-from tests.miniatures import LAYERS, WIDTH, tiny_clip
-from tests.rehearsal import PATTERN, serve_adapters, serve_data, size_overrides
+from tests.rehearsal import BASE, PATTERN, size_overrides, vision_shelf
 from tests.rehearsal_nli import BASE as LLAMA
 from tests.rehearsal_nli import PATTERN as LLAMA_PATTERN
 from tests.rehearsal_nli import serve_adapters as serve_llama_adapters
 from tests.suites import nli6
 
-BASE = "openai/clip-vit-base-patch32"
 TWO = "tasks=[mnist,svhn]"
 MNIST, SVHN = (PATTERN["vit_b_32"].format(task) for task in ("mnist", "svhn"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
@@ -43,13 +41,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yam
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """What the hub holds, made once."""
-    folder = tmp_path_factory.mktemp("shelf")
-    shelf = Hub()
-    shelf.stop()
-    shelf.models[BASE] = files_of(tiny_clip(folder / "base"))
-    serve_adapters(shelf, folder / "adapters", "vit_b_32", WIDTH, LAYERS, rank=2)
-    serve_data(shelf, folder / "data")
-    return shelf
+    return vision_shelf(tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture

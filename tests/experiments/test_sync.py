@@ -117,7 +117,7 @@ def test_a_mistake_is_one_message(command: Command, outputs: Path, override: str
 def test_a_key_of_either_name_of_the_public_server_means_online(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from experiments._cli import WANDB_HOSTS, has_wandb_key, wandb_mode
+    from experiments._resolvers import WANDB_HOSTS, has_wandb_key, wandb_mode
 
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)

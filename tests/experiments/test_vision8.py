@@ -17,31 +17,23 @@ from safetensors.torch import load_file, save_file
 from experiments._cli import CONF
 from tests.experiments.rehearsing import Command, check_fault, check_partial_copy, metrics
 from tests.hub import Hub, files_of
-from tests.miniatures import LAYERS, WIDTH, tiny_clip
+from tests.miniatures import LAYERS, WIDTH
 from tests.rehearsal import (
+    BASE,
     PATTERN,
     TASKS,
     adapter_tensors,
-    serve_adapters,
-    serve_data,
     size_overrides,
     sizes,
+    vision_shelf,
     write_parquet,
 )
-
-BASE = "openai/clip-vit-base-patch32"
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """What the hub holds, made once."""
-    folder = tmp_path_factory.mktemp("shelf")
-    shelf = Hub()
-    shelf.stop()
-    shelf.models[BASE] = files_of(tiny_clip(folder / "base"))
-    serve_adapters(shelf, folder / "adapters", "vit_b_32", WIDTH, LAYERS, rank=2)
-    serve_data(shelf, folder / "data")
-    return shelf
+    return vision_shelf(tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture
