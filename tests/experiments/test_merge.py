@@ -227,7 +227,7 @@ def test_a_run_that_is_stopped_says_so_and_keeps_nothing(
     done = command("merge", [*small, "merge=zero_shot"])
     signal.signal(signal.SIGINT, before)
     assert done.code == code
-    assert done.err == "stopped; no unfinished run was kept\n"
+    assert done.err == "stopped; the same command goes on after the last task that was done\n"
     assert list((tmp_path / "outputs" / "merge").iterdir()) == []
 
 
