@@ -42,7 +42,7 @@ def entry_point(
     *,
     aliases: Mapping[str, str] | None = None,
     positional: Sequence[str] = (),
-    stopped: str = "stopped; the same command goes on after the last task that was done",
+    stopped: str = "stopped; no unfinished run was kept",
 ) -> Callable[[Task], Callable[[], None]]:
     """Turn a function of the resolved configuration into a command.
 

@@ -15,7 +15,7 @@ from typing import Any
 from experiments._cli import entry_point
 
 
-@entry_point("merge")
+@entry_point("merge", stopped="stopped; the same command goes on after the last task that was done")
 def main(config: dict[str, Any]) -> list[Path]:
     """Merge, evaluate, show, log."""
     from experiments._logging import log_outcome
