@@ -29,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fewer(tasks: tuple[str, ...]) -> str:
     """Overrides for fewer items of each task and fewer seeds of DARE's masks."""
-    sizes = {"test": 800, "validation": 200}
+    sizes = {"test": 400, "validation": 100}
     items = (f"suite.tasks.{task}.sizes.{split}={n}" for task in tasks for split, n in sizes.items())
     return " ".join([*items, "search.seeds=[420,421]"])
 
