@@ -69,6 +69,12 @@ class Cluster:
         """Whether a job, or all of an array's, came to an end, whichever it was."""
         return not {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"} & set(self.states(job))
 
+    def elapsed(self, job: str) -> int:
+        """Seconds for which a job has been running."""
+        shown = self.run("squeue", "--noheader", "--format=%M", f"--jobs={job}").stdout.strip()
+        parts = [int(part) for part in shown.replace("-", ":").split(":")]
+        return sum(part * unit for part, unit in zip(reversed(parts), (1, 60, 3600, 86400), strict=False))
+
     def wait_for(self, predicate: Callable[[], object], seconds: float = 60) -> None:
         """Look until it is true; a failure shows the queue."""
         end = time.monotonic() + seconds

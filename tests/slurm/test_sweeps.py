@@ -106,8 +106,7 @@ def test_a_sweep_survives_the_cluster(desk: Desk):
     cluster = desk.cluster
     numbers = f"+merge.number={','.join(map(str, range(JOBS)))}"
     rule = [f"merge.rule={desk.folder}/rule.py:trouble", "eval=all", *desk.model()]
-    limits = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=75"]
-    sweep = desk.sweep("merge.py", *limits, numbers, *rule)
+    sweep = desk.sweep("merge.py", "hydra.launcher.signal_delay_s=110", numbers, *rule)
     manifest = json.loads((sweep / "sweep.json").read_text())
     names = [job["ids"][-1] for job in manifest["jobs"]]
     assert names == [f"{names[0].partition('_')[0]}_{number}" for number in range(JOBS)]
@@ -125,10 +124,12 @@ def test_a_sweep_survives_the_cluster(desk: Desk):
     cluster.run("scontrol", "update", "nodename=localhost", "state=resume")
     cluster.wait_for((asked / str(CANCELLED)).exists, 120)
     cluster.run("scancel", names[CANCELLED])
+    cluster.wait_for((asked / str(ENDLESS)).exists, 120)
+    run_into_its_limit(cluster, names[ENDLESS], sweep / "logs" / f"{names[ENDLESS]}_0_log.out")
 
     code, shown = desk.steer("wait")
     assert code == 2
-    assert f"12 jobs: {JOBS - 3} done, 1 failed, 2 missing" in shown
+    assert f"12 jobs: {JOBS - 3} done, 1 failed, 2 missing" in shown, shown
     assert [n for n, record in enumerate(records(sweep)) if record != "done"] == [KILLED, CANCELLED, BROKEN]
     assert f"job {BROKEN} failed: RuntimeError: broken on purpose" in shown
     assert f"job {CANCELLED} missing: it left no record of its end" in shown
@@ -145,6 +146,17 @@ def test_a_sweep_survives_the_cluster(desk: Desk):
     assert (code, "12 jobs: 12 done" in shown) == (0, True)
     assert desk.steer("resubmit")[1].startswith("submitted again: no job")
     check_as_local(desk, ["merge.py", "-m", numbers, *rule])
+
+
+def run_into_its_limit(cluster: Cluster, job: str, log: Path) -> None:
+    """Bring a running job's time limit within its signal's delay; wait until it is queued again.
+
+    The others keep the long limit, so that a busy machine is no reason to stop them.
+    """
+    minutes, _ = divmod(cluster.elapsed(job), 60)
+    cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={minutes + 3}")
+    cluster.wait_for(lambda: "Requeued job" in log.read_text(), 240)
+    cluster.run("scontrol", "update", f"jobid={job}", "timelimit=60")
 
 
 def check_as_local(desk: Desk, command: list[str]) -> None:
