@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+from knots.threads import spread
 
 
 def thin_qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,6 +21,47 @@ def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U [M, K], s [K] descending and V' [K, N], in float64, K = min(M, N)."""
     u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     return u, s, vt
+
+
+Svd = tuple[Tensor, Tensor, Tensor]
+"""U [M, K], s [K] and V' [K, N]."""
+Result = TypeVar("Result")
+Decomposing = Generator[list[Tensor], list[Svd], Result]
+"""Work that stops once, for the SVDs of some small matrices; it is given them on the CPU, and ends."""
+
+
+def decompose(work: Decomposing[Result]) -> Result:
+    """Do such work."""
+    return decompose_all([work])[0]
+
+
+def decompose_all(works: Sequence[Decomposing[Result]]) -> list[Result]:
+    """Do such work many times; a GPU is waited for once, when all of the matrices leave it together.
+
+    SVDs of matrices with some hundred rows are faster on a CPU than on a GPU, and there on all cores.
+    """
+    asked = [next(work) for work in works]
+    matrices = [matrix.to("cpu", non_blocking=True) for some in asked for matrix in some]
+    for device in {matrix.device for some in asked for matrix in some if matrix.is_cuda}:
+        torch.cuda.synchronize(device)
+    found = iter(spread(thin_svd, matrices))
+    return [_ended(work, [next(found) for _ in some]) for work, some in zip(works, asked, strict=True)]
+
+
+def _ended(work: Decomposing[Result], decomposed: list[Svd]) -> Result:
+    try:
+        work.send(decomposed)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+    raise RuntimeError("the work asked for matrices twice")
+
+
+def sent(matrix: Tensor, device: torch.device) -> Tensor:
+    """A matrix of the CPU on a device, which is not waited for."""
+    if device.type != "cuda":
+        return matrix.to(device)
+    return matrix.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 KRYLOV_BLOCK = 32

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,10 +23,14 @@ from knots.prepared import Prepared
 from knots.rules import Census, Rule, Session, Site, build_rule, resolve_rule, rule_name
 from knots.rules.dare import Masks, dare, reference_masks, task_masks
 from knots.rules.spectral import isotropize as make_isotropic
-from knots.spaces import SPACES, Aligned, align_full, align_knots, compress
+from knots.spaces import SPACES, Aligned, align_full, align_knots, align_modules, compress
+from knots.threads import spread
 from knots.updates import Deferred, LowRank, Update
 
 __all__ = ["METHODS", "Method", "Prepared", "merge", "resolve_rule"]
+
+AT_ONCE = 1 << 26
+"""Coordinates of modules that are worked on side by side; 256 MiB."""
 
 HELD = 1 << 31
 """Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
@@ -107,20 +111,25 @@ def merge(
     recipe: dict[str, Any] = {"space": space, "rule": rule, "drop": drop, "seed": seed, "dare_rng": dare_rng}
     recipe |= {"cutoff": cutoff, "weights": weights, "isotropize": isotropize, "grams": grams}
     recipe |= {**options, **where}
-    merged: Iterable[tuple[str, Update]] = prepared.recall("merge", recipe) or ()
-    if not merged:
-        merged = _unscaled(prepared, updates, built, recipe)
-        if prepared.keeps:
-            merged = prepared.keep("merge", recipe, _held(merged))
+    merged = prepared.recall("merge", recipe)
+    if merged is None and prepared.keeps:
+        merged = prepared.keep("merge", recipe, _held(_merged(prepared, updates, built, recipe, None)))
+    if merged is None:
+        scaled = dict(_merged(prepared, updates, built, recipe, scale))
+    else:
+        scaled = {module: update.scaled(scale) for module, update in merged}
     label = f"{space} x {rule if isinstance(rule, str) else rule_name(rule)}"
-    scaled = {module: update.scaled(scale) for module, update in merged}
     return _merged_adapter(prepared.adapters, scaled, label)
 
 
-def _unscaled(
-    prepared: Prepared, updates: Mapping[str, list[Update]], rule: Rule, recipe: Mapping[str, Any]
-) -> Iterator[tuple[str, Update]]:
-    """The merge before its scale, module by module."""
+def _merged(
+    prepared: Prepared,
+    updates: Mapping[str, list[Update]],
+    rule: Rule,
+    recipe: Mapping[str, Any],
+    scale: float | None,
+) -> list[tuple[str, Update]]:
+    """The merge of every module; before its scale where that is None."""
     adapters, device, weights = prepared.adapters, recipe["device"], recipe["weights"]
     space, drop, grams = recipe["space"], recipe["drop"], recipe["grams"]
     low_rank = all(isinstance(u, LowRank) for parts in updates.values() for u in parts)
@@ -128,7 +137,7 @@ def _unscaled(
     alignment = {"align": align, "cutoff": recipe["cutoff"], "device": device}
     aligned = prepared.recall("alignment", alignment)
     if aligned is None:
-        made = {module: align(parts, recipe["cutoff"]) for module, parts in updates.items()}
+        made = align_modules(align, updates, recipe["cutoff"], device)
         aligned = prepared.keep("alignment", alignment, made)
     tasks = tuple(adapter.name for adapter in adapters)
     masks = _masks(tasks, aligned, drop, recipe["seed"], recipe["dare_rng"]) if drop > 0 else None
@@ -146,20 +155,36 @@ def _unscaled(
     coordinates = _Coordinates(
         dict(aligned) if prepared.keeps else aligned, census.weights, None if rule.drops else masks, drop
     )
-    stream = _stream(
-        rule.begin(census), sites, coordinates, defer=low_rank and rule.by_entry and align is align_full
+    threads = _threads(rule, sites, str(device), grams is not None)
+    defer = low_rank and rule.by_entry and align is align_full
+
+    def finish(update: Update) -> Update:
+        found = make_isotropic(update) if recipe["isotropize"] else update
+        return found if scale is None else found.scaled(scale)
+
+    return _stream(rule.begin(census), sites, coordinates, finish, threads, defer=defer)
+
+
+def _threads(rule: Rule, sites: Mapping[str, Site], device: str, grams: bool) -> int:
+    """Modules that may be worked on at the same time: one on a GPU, and fewer the larger they are.
+
+    Large ones keep all cores busy by themselves. Beside its coordinates each needs about as much again.
+    """
+    if device != "cpu" or not rule.parallel:
+        return 1
+    largest = max(
+        len(site.ranks) * site.shape[1] * max(site.shape[0], site.shape[1] if grams else 0)
+        for site in sites.values()
     )
-    for module, update in stream:
-        yield module, make_isotropic(update) if recipe["isotropize"] else update
+    return AT_ONCE // max(1, largest)
 
 
-def _held(merged: Iterable[tuple[str, Update]]) -> list[tuple[str, Update]]:
+def _held(merged: list[tuple[str, Update]]) -> list[tuple[str, Update]]:
     """A merge to be read more than once: multiplied out now, where all of it together is not large."""
-    updates = list(merged)
-    deferred = [update for _, update in updates if isinstance(update, Deferred)]
+    deferred = [update for _, update in merged if isinstance(update, Deferred)]
     if 4 * sum(math.prod(update.shape) for update in deferred) > HELD:
-        return updates
-    return [(module, update.held()) for module, update in updates]
+        return merged
+    return [(module, update.held()) for module, update in merged]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,22 +208,33 @@ class _Coordinates:
 
 
 def _stream(
-    session: Session, sites: Mapping[str, Site], coordinates: _Coordinates, *, defer: bool
-) -> Iterator[tuple[str, Update]]:
-    """Show every module to the rule as often as it asks, then merge and lift one after the other.
+    session: Session,
+    sites: Mapping[str, Site],
+    coordinates: _Coordinates,
+    finish: Callable[[Update], Update],
+    threads: int,
+    *,
+    defer: bool,
+) -> list[tuple[str, Update]]:
+    """Show every module to the rule as often as it asks, then merge, lift and `finish` each of them.
 
     With `defer` the last step waits until the update is read, for merges in `full` space: those of low-rank
     adapters would take far more memory than the adapters (six of Llama3-8B: 5.4 GB beside 0.3 GB).
     """
-    for _ in range(session.rounds):
-        for module, site in sites.items():
-            session.observe(site, coordinates[module])
-        session.end_round()
-    for module, site in sites.items():
+
+    def observe(site: Site) -> None:
+        session.observe(site, coordinates[site.module])
+
+    def merged(site: Site) -> tuple[str, Update]:
         if defer:
-            yield module, Deferred(site.shape, partial(_merged_now, session, site, coordinates))
-        else:
-            yield module, coordinates.lift(module, session.apply(site, coordinates[module]))
+            return site.module, finish(Deferred(site.shape, partial(_merged_now, session, site, coordinates)))
+        merge = session.apply(site, coordinates[site.module])
+        return site.module, finish(coordinates.lift(site.module, merge))
+
+    for _ in range(session.rounds):
+        spread(observe, sites.values(), threads)
+        session.end_round()
+    return spread(merged, sites.values(), threads)
 
 
 def _merged_now(session: Session, site: Site, coordinates: _Coordinates) -> Tensor:

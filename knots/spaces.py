@@ -21,14 +21,15 @@ Shapes: T tasks, O out features, I in features, R rank, K kept rank of the share
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
-from knots.linalg import thin_qr, thin_svd
+from knots.linalg import Decomposing, decompose, decompose_all, sent, thin_qr
+from knots.threads import spread
 from knots.updates import Dense, LowRank, Update, factor
 
 
@@ -74,7 +75,11 @@ def align_knots(updates: Sequence[Update], cutoff: float) -> Aligned:
         updates: T updates [O, I].
         cutoff: directions with a singular value <= cutoff are dropped; absolute, in units of the weights.
     """
-    u, read = _shared_left_basis(updates, cutoff)
+    return decompose(_knots(updates, cutoff))
+
+
+def _knots(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:
+    u, read = yield from _shared_left_basis(updates, cutoff)
     return Aligned((u.shape[1], updates[0].shape[1]), read, lambda m: LowRank(u, m))
 
 
@@ -88,7 +93,11 @@ def align_knots_unscaled(updates: Sequence[Update], cutoff: float) -> Aligned:
         updates: T updates [O, I].
         cutoff: directions with a singular value <= cutoff are dropped; absolute, in units of the weights.
     """
-    basis = shared_basis(updates, cutoff)
+    return decompose(_knots_unscaled(updates, cutoff))
+
+
+def _knots_unscaled(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:
+    basis = yield from _shared_basis(updates, cutoff)
     u, read = (basis.u * basis.s).float(), _multiplied([(w.clone(), q_a) for w, q_a in basis.right])
     return Aligned((u.shape[1], updates[0].shape[1]), read, lambda m: LowRank(u, m))
 
@@ -98,7 +107,11 @@ def align_knots_rows(updates: Sequence[Update], cutoff: float) -> Aligned:
 
     This is `align_knots` of the transposed updates, transposed back.
     """
-    v, read = _shared_left_basis([_transposed(u) for u in updates], cutoff)
+    return decompose(_knots_rows(updates, cutoff))
+
+
+def _knots_rows(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:
+    v, read = yield from _shared_left_basis([_transposed(u) for u in updates], cutoff)
     return Aligned(
         (updates[0].shape[0], v.shape[1]),
         lambda: read().transpose(1, 2).contiguous(),
@@ -106,7 +119,7 @@ def align_knots_rows(updates: Sequence[Update], cutoff: float) -> Aligned:
     )
 
 
-def align_core(updates: Sequence[Update], cutoff: float) -> Aligned:  # noqa: ARG001 - one signature for all
+def align_core(updates: Sequence[Update], cutoff: float) -> Aligned:
     """Core Space (arXiv 2509.17786): coordinates U_B' dW_i V_A [T, K_B, K_A], lift M -> U_B M V_A'.
 
     U_B are the left singular vectors of [B_1 ... B_T], V_A the right ones of [A_1; ...; A_T]. They are
@@ -116,10 +129,16 @@ def align_core(updates: Sequence[Update], cutoff: float) -> Aligned:  # noqa: AR
     Raises:
         KnotsError: an update is dense: it has no factors.
     """
+    return decompose(_core(updates, cutoff))
+
+
+def _core(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:  # noqa: ARG001 - as the others
     pairs = _low_rank_only(updates, "core")
-    u_b = _left_singular_vectors(torch.cat([p.b for p in pairs], dim=1))
-    v_a = _left_singular_vectors(torch.cat([p.a.T for p in pairs], dim=1))
-    return _two_sided(pairs, u_b, v_a)
+    sides = [torch.cat([p.b for p in pairs], dim=1), torch.cat([p.a.T for p in pairs], dim=1)]
+    # Left singular vectors [O, sum R] and [I, sum R], through QR decompositions.
+    (q_b, r_b), (q_a, r_a) = map(thin_qr, sides)
+    (u_b, _, _), (u_a, _, _) = yield [r_b, r_a]
+    return _two_sided(pairs, q_b @ sent(u_b, q_b.device), q_a @ sent(u_a, q_a.device))
 
 
 def compress(updates: Sequence[Update]) -> Aligned:
@@ -137,13 +156,42 @@ def compress(updates: Sequence[Update]) -> Aligned:
     return dataclasses.replace(_two_sided(pairs, q_b, q_a), shape=updates[0].shape)
 
 
-SPACES: dict[str, Callable[[Sequence[Update], float], Aligned]] = {
+Align = Callable[[Sequence[Update], float], Aligned]
+"""(T updates of one module, cutoff) -> their common coordinates."""
+
+SPACES: dict[str, Align] = {
     "full": align_full,
     "knots": align_knots,
     "knots_unscaled": align_knots_unscaled,
     "knots_rows": align_knots_rows,
     "core": align_core,
 }
+
+STEPS: dict[Align, Callable[[Sequence[Update], float], Decomposing[Aligned]]] = {
+    align_knots: _knots,
+    align_knots_unscaled: _knots_unscaled,
+    align_knots_rows: _knots_rows,
+    align_core: _core,
+}
+"""The same in steps, for many modules at once on a GPU."""
+
+
+def align_modules(
+    align: Align, updates: Mapping[str, Sequence[Update]], cutoff: float, device: torch.device | str = "cpu"
+) -> dict[str, Aligned]:
+    """Align the updates of many modules: on a CPU over its cores, on a GPU with one wait for all of them.
+
+    Args:
+        align: of `SPACES`, or another function of one module.
+        updates: module -> T updates [O, I].
+        cutoff: as of `align_knots`.
+        device: where the updates are.
+    """
+    if align in STEPS and torch.device(device).type != "cpu":
+        found = decompose_all([STEPS[align](parts, cutoff) for parts in updates.values()])
+    else:
+        found = spread(lambda parts: align(parts, cutoff), updates.values())
+    return dict(zip(updates, found, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,21 +219,28 @@ def shared_basis(updates: Sequence[Update], cutoff: float) -> SharedBasis:
         updates: T updates [O, I].
         cutoff: directions with a singular value <= cutoff are dropped; absolute, in units of the weights.
     """
+    return decompose(_shared_basis(updates, cutoff))
+
+
+def _shared_basis(updates: Sequence[Update], cutoff: float) -> Decomposing[SharedBasis]:
     pairs = [factor(u) for u in updates]
     q, r_b = thin_qr(torch.cat([p.b for p in pairs], dim=1))
     right = [thin_qr(p.a.T) for p in pairs]
     left = torch.split(r_b, [p.rank for p in pairs], dim=1)
     middle = torch.cat([b @ r_a.T for b, (_, r_a) in zip(left, right, strict=True)], dim=1)
-    u, s, vt = thin_svd(middle)
+    ((u, s, vt),) = yield [middle]
     kept = int((s > cutoff).sum())
-    slices = torch.split(vt[:kept], [q_a.shape[1] for q_a, _ in right], dim=1)
+    u, s, vt = (sent(part, q.device) for part in (u[:, :kept], s[:kept], vt[:kept]))
+    slices = torch.split(vt, [q_a.shape[1] for q_a, _ in right], dim=1)
     factors = [(w, q_a) for w, (q_a, _) in zip(slices, right, strict=True)]
-    return SharedBasis(q @ u[:, :kept], s[:kept], factors)
+    return SharedBasis(q @ u, s, factors)
 
 
-def _shared_left_basis(updates: Sequence[Update], cutoff: float) -> tuple[Tensor, Callable[[], Tensor]]:
+def _shared_left_basis(
+    updates: Sequence[Update], cutoff: float
+) -> Decomposing[tuple[Tensor, Callable[[], Tensor]]]:
     """U [O, K] of the SVD of [dW_1 ... dW_T], and what reads S V_i' [T, K, I]; in float32."""
-    basis = shared_basis(updates, cutoff)
+    basis = yield from _shared_basis(updates, cutoff)
     return basis.u.float(), _multiplied([(basis.s[:, None] * w, q_a) for w, q_a in basis.right])
 
 
@@ -196,7 +251,15 @@ def _multiplied(factors: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], Tensor
     more memory than the weights themselves (eight rank-16 updates of a 768 x 768 weight: 1.3 times). W_i is
     a copy or a product: a slice would keep the whole of its matrix.
     """
-    return lambda: torch.stack([(w @ q_a.T).float() for w, q_a in factors])
+
+    def read() -> Tensor:
+        w, q_a = factors[0]
+        coords = torch.empty(len(factors), len(w), len(q_a), device=w.device)
+        for place, (w, q_a) in zip(coords, factors, strict=True):
+            place.copy_(w @ q_a.T)
+        return coords
+
+    return read
 
 
 def _two_sided(pairs: Sequence[LowRank], left: Tensor, right: Tensor) -> Aligned:
@@ -210,13 +273,6 @@ def _two_sided(pairs: Sequence[LowRank], left: Tensor, right: Tensor) -> Aligned
         return LowRank(basis @ merged, cobasis)
 
     return Aligned((coords.shape[1], coords.shape[2]), lambda: coords, lift)
-
-
-def _left_singular_vectors(matrix: Tensor) -> Tensor:
-    """U [O, min(O, R)] of a [O, R] matrix, through its QR decomposition."""
-    q, r = thin_qr(matrix)
-    u, _, _ = thin_svd(r)
-    return q @ u
 
 
 def _low_rank_only(updates: Sequence[Update], space: str) -> list[LowRank]:

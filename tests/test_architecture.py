@@ -10,7 +10,7 @@ PACKAGE = ROOT / "knots"
 
 # Lowest floor first; the modules of one line may not import each other.
 FLOORS = [
-    {"errors", "interruption"},
+    {"errors", "interruption", "threads"},
     {"hub", "files", "prefetching"},
     {"assets", "user_files"},
     {"linalg", "randomness"},

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from knots.errors import KnotsError, unknown
-from knots.rules.ties import BLOCK, RadixSelection
+from knots.rules.selection import RadixSelection, block_size
 from knots.spaces import SPACES, Aligned
 from knots.updates import Update
 
@@ -149,7 +149,7 @@ def _counted(aligned: Mapping[str, Aligned], tasks: int, entries: int, threshold
             continue
         zero = ROUNDING * coords.abs().amax(dim=1, keepdim=True)
         limit = thresholds.to(device)[:, None]
-        for block in torch.split(coords, BLOCK, dim=1):
+        for block in torch.split(coords, block_size(device), dim=1):
             block = torch.where(block.abs() > zero, block, 0.0)
             modules[module].add(block)
             counts[0].add(block)

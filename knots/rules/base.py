@@ -79,10 +79,12 @@ class Rule:
             `both` lets `full` space work on the factors of low-rank updates, `left` on one side of them.
         by_entry: every entry is merged by itself, in about the time that it takes to read the coordinates;
             so a dense merge may be made anew whenever it is read.
+        parallel: several threads may observe and apply at the same time, each another module.
     """
 
     commutes: ClassVar[Commutes] = "none"
     by_entry: ClassVar[bool] = False
+    parallel: ClassVar[bool] = True
 
     @property
     def drops(self) -> bool:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Custom(Rule):
         options: keyword arguments for it.
     """
 
+    parallel: ClassVar[bool] = False  # nobody has promised that the function keeps no state
     function: RuleFunction
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -57,10 +57,10 @@ def reference_masks(
             _bernoulli(shapes[module], drop, generator)
 
     def draw(module: str, shape: tuple[int, int]) -> Tensor:
-        masks = []
+        masks, own = [], torch.Generator()  # of this call alone: others may draw at the same time
         for task in range(len(tasks)):
-            generator.set_state(states[task, module])
-            masks.append(_bernoulli(shape, drop, generator))
+            own.set_state(states[task, module])
+            masks.append(_bernoulli(shape, drop, own))
         return torch.stack(masks)
 
     return draw

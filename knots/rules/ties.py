@@ -1,14 +1,12 @@
 """TIES-Merging (arXiv 2306.01708): trim small entries, elect a sign, merge the entries that agree.
 
-Trimming needs the k-th smallest magnitude of a task, over one module or over the whole model. It is found
-exactly by radix selection on the bits of the floats: the bit pattern of a non-negative float, read as an
-integer, grows with the float. One pass counts the upper 16 of the 31 bits, a second one the lower 15 among
-the entries that share the upper ones. Nothing is sorted or concatenated, so the memory does not grow with
-the model.
+Trimming needs the k-th smallest magnitude of a task, over one module or over the whole model: see
+`knots.rules.selection`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -17,18 +15,13 @@ from torch import Tensor
 
 from knots.errors import KnotsError
 from knots.rules.base import Census, Reduce, Rule, Session, Site, check_reduce, task_weights
-from knots.rules.dare import dare
+from knots.rules.selection import RadixSelection, block_size, smallest
 
 Elect = Literal["sum", "count"]
 DareAfter = Literal["alignment", "trim"]
 
-LOW_BITS = 15
-UPPER_BINS = 1 << 16  # the sign bit is always zero, so half of them can be hit
-LOWER_BINS = 1 << LOW_BITS
-
-BLOCK = 1 << 20
-"""Numbers that are worked on at once: several intermediate results of this size are held, and fit a cache."""
-
+NARROWEST = 1 << 13
+"""Entries of a task that are worked on at once, at least: with fewer, calls take longer than what they do."""
 
 CHOICES = {"trim": ("model", "module"), "elect": get_args(Elect), "dare_after": get_args(DareAfter)}
 
@@ -122,65 +115,6 @@ class _TiesSession(Session):
         return smallest(flat, _threshold_rank(flat.shape[1], self.rule.density))
 
 
-class RadixSelection:
-    """The exact k-th smallest magnitude of each task over coordinates that arrive module by module.
-
-    Show every module to `count`, call `end_round`, and do both once more; then `values` holds the result.
-
-    Args:
-        tasks: T.
-        rank: k, counted from 1.
-    """
-
-    rounds = 2
-
-    def __init__(self, tasks: int, rank: int) -> None:
-        self._rank = torch.full((tasks,), rank)
-        self._upper: Tensor | None = None  # [T], known after the first round
-        self._histogram: Tensor | None = None  # [T, bins]
-        self.values: Tensor = torch.empty(0)  # [T], known after the second round
-
-    def count(self, coords: Tensor) -> None:
-        """Add coordinates [T, n] to this round's histogram."""
-        bins = UPPER_BINS if self._upper is None else LOWER_BINS
-        if self._histogram is None:
-            self._histogram = torch.zeros(len(coords), bins, dtype=torch.int64, device=coords.device)
-        for task, row in enumerate(coords):
-            for block in torch.split(row, BLOCK):
-                self._histogram[task] += torch.bincount(self._slots(block, task), minlength=bins)
-
-    def _slots(self, numbers: Tensor, task: int) -> Tensor:
-        """The bins of this round that the magnitudes of one task's numbers [n] fall into."""
-        keys = numbers.float().abs().view(torch.int32)
-        upper = keys >> LOW_BITS
-        if self._upper is None:
-            return upper
-        return (keys & (LOWER_BINS - 1))[upper == self._upper[task].to(upper.device)]
-
-    def end_round(self) -> None:
-        """Find the bin that holds each task's k-th smallest magnitude."""
-        if self._histogram is None:
-            return
-        below = self._histogram.cpu().cumsum(dim=1)
-        self._histogram = None
-        chosen = (below < self._rank[:, None]).sum(dim=1)
-        if self._upper is None:
-            before = below.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0]
-            self._rank = self._rank - torch.where(chosen > 0, before, 0)
-            self._upper = chosen.to(torch.int32)
-        else:
-            self.values = ((self._upper << LOW_BITS) | chosen.to(torch.int32)).view(torch.float32)
-
-
-def smallest(coords: Tensor, rank: int) -> Tensor:
-    """The `rank`-th smallest magnitude (from 1) of each row of [T, n], as [T]: exact, nothing is sorted."""
-    selection = RadixSelection(len(coords), rank)
-    for _ in range(RadixSelection.rounds):
-        selection.count(coords)
-        selection.end_round()
-    return selection.values
-
-
 def elect_and_merge(
     coords: Tensor,
     thresholds: Tensor | None,
@@ -193,7 +127,8 @@ def elect_and_merge(
 ) -> Tensor:
     """Keep entries of at least their task's threshold, elect a sign, merge those that agree.
 
-    Works on some rows at a time, so that beside the coordinates only the merge itself grows with the module.
+    Reads the coordinates once, some entries of all tasks at a time, which stay in the cache for all of the
+    steps; beside the coordinates only the merge itself grows with the module. No gradients.
 
     Args:
         coords: [T, P, Q].
@@ -207,35 +142,68 @@ def elect_and_merge(
     Returns:
         [P, Q]; 0 where the sum cancels exactly, and with "count" the count as well.
     """
-    merged = torch.empty_like(coords[0])
-    rows = max(1, BLOCK // max(1, coords[:, :1].numel()))
-    for start in range(0, coords.shape[1], rows):
-        some = _trimmed(coords[:, start : start + rows], thresholds)
+    entries = coords.detach().flatten(1)
+    merged = torch.empty_like(entries[0])
+    width = max(NARROWEST, block_size(coords.device) // len(coords))
+    scratch = torch.empty_like(entries[:, :width])
+    trim = _trimming(thresholds, coords.device)
+    for start in range(0, len(merged), width):
+        place = slice(start, start + width)
+        some = entries[:, place]
+        kept = scratch[:, : some.shape[1]]
+        trim(some, kept)
         if mask is not None:
-            some = dare(some, mask[:, start : start + rows], drop)
-        merged[start : start + rows] = _merge_rows(some, weights, reduce, elect)
-    return merged
+            kept.mul_(mask.flatten(1)[:, place].to(kept.device)).div_(1 - drop)
+        merged[place] = _merge_kept(kept, weights, reduce, elect)
+    return merged.view_as(coords[0])
 
 
-def _trimmed(coords: Tensor, thresholds: Tensor | None) -> Tensor:
+def _trimming(thresholds: Tensor | None, device: torch.device) -> Callable[[Tensor, Tensor], object]:
+    """What writes entries [T, n] to another tensor, zero where they are below their task's threshold."""
     if thresholds is None:
-        return coords
-    return torch.where(coords.abs() >= thresholds.to(coords.device)[:, None, None], coords, 0.0)
+        return lambda entries, kept: kept.copy_(entries)
+    if device.type != "cpu":
+        limits = thresholds.to(device, non_blocking=True)[:, None]
+        return lambda entries, kept: torch.mul(entries, entries.abs() >= limits, out=kept)
+    # One pass each: hardshrink drops magnitudes up to a number, so the largest one below the threshold.
+    below = torch.nextafter(thresholds, torch.zeros(())).tolist()
+
+    def shrink(entries: Tensor, kept: Tensor) -> None:
+        for limit, row, target in zip(below, entries, kept, strict=True):
+            torch.ops.aten.hardshrink.out(row, limit, out=target)
+
+    return shrink
 
 
-def _merge_rows(coords: Tensor, weights: Tensor, reduce: Reduce, elect: Elect) -> Tensor:
-    """`elect_and_merge` of some rows that are trimmed."""
-    sign = coords.sum(dim=0).sign()
+def _merge_kept(kept: Tensor, weights: Tensor, reduce: Reduce, elect: Elect) -> Tensor:
+    """Merge trimmed entries [T, n], which are overwritten, into [n]."""
+    sign = _sum(kept).sign_()
     if elect == "count":
-        shares = weights.abs() / weights.abs().sum()
-        votes = (coords.sign() * shares[:, None, None]).sum(dim=0)
-        sign = torch.where(votes.abs() < 1e-6, sign, votes.sign())  # less is a tie, and rounding
-    agree = coords * sign > 0
-    total = torch.where(agree, coords, 0.0).sum(dim=0)
+        sign = _counted_sign(kept, weights, sign)
+    agreeing = kept.mul_(sign).clamp_min_(0)  # their magnitudes; 0 for the others
+    total = _sum(agreeing).mul_(sign)
     if reduce == "sum":
         return total
-    divisor = (agree * weights[:, None, None]).sum(dim=0)
-    return torch.where(divisor > 0, total / divisor, 0.0)
+    divisor = _sum(agreeing.sign_().mul_(weights[:, None]))
+    return total.div_(divisor.masked_fill_(divisor == 0, 1.0))
+
+
+def _sum(entries: Tensor) -> Tensor:
+    """The sum [n] over the tasks of [T, n], one after the other.
+
+    The order in which `Tensor.sum` adds depends on where an entry lies in its block, and so would the bits.
+    """
+    total = entries[0].clone()
+    for row in entries[1:]:
+        total += row
+    return total
+
+
+def _counted_sign(kept: Tensor, weights: Tensor, sign: Tensor) -> Tensor:
+    """The sign [n] of most entries of [T, n], each counted with its task's weight; where they tie `sign`."""
+    shares = weights.abs() / weights.abs().sum()
+    votes = _sum(kept.sign() * shares[:, None])
+    return torch.where(votes.abs() < 1e-6, sign, votes.sign())  # less is a tie, and rounding
 
 
 def _threshold_rank(numel: int, density: float) -> int:

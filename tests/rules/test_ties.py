@@ -1,41 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from knots import KnotsError
+from knots.rules import selection, ties
 from knots.rules.base import Census, Site
 from knots.rules.dare import task_masks
-from knots.rules.ties import RadixSelection, Ties, elect_and_merge, smallest
+from knots.rules.selection import smallest
+from knots.rules.ties import Ties, elect_and_merge
 from tests import reference
-
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
-FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, 1.0000001])
-
-
-@settings(deadline=None)
-@given(hnp.arrays(np.float32, (2, 17), elements=st.one_of(FEW, FLOATS)), st.integers(1, 17))
-@example(np.zeros((2, 17), np.float32), 17)
-def test_radix_selection_is_exact(values, rank):
-    coords = torch.from_numpy(values)
-    expected = coords.abs().sort(dim=1).values[:, rank - 1]
-    assert torch.equal(smallest(coords, rank), expected)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.floats(0, 1), st.integers(0, 5))
-def test_selection_over_modules_equals_selection_over_their_concatenation(sizes, position, seed):
-    generator = torch.Generator().manual_seed(seed)
-    modules = [torch.randn(3, size, generator=generator) for size in [*sizes, 1]]
-    rank = max(1, round(position * (sum(sizes) + 1)))
-    selection = RadixSelection(3, rank)
-    for _ in range(RadixSelection.rounds):
-        for module in modules:
-            selection.count(module)
-        selection.end_round()
-    assert torch.equal(selection.values, torch.cat(modules, dim=1).abs().kthvalue(rank, dim=1).values)
 
 
 def run(rule, modules):
@@ -70,6 +46,59 @@ def test_ties_equals_the_plain_algorithm(density, reduce, trim, coarse, seed):
     tasks = [{m: c[t] for m, c in modules.items()} for t in range(3)]
     for m, expected in reference.ties(tasks, density, reduce, trim).items():
         torch.testing.assert_close(merged[m], expected, rtol=1e-5, atol=1e-6)
+
+
+def whole_tensor_merge(coords, thresholds, weights, reduce):
+    """The definition, one whole tensor after the other; sums are over the tasks in their order."""
+    if thresholds is not None:
+        coords = torch.where(coords.abs() >= thresholds[:, None, None], coords, 0.0)
+    agree = coords * sum(coords).sign() > 0
+    total = sum(torch.where(agree, coords, 0.0))
+    if reduce == "sum":
+        return total
+    divisor = sum(agree * weights[:, None, None])
+    return torch.where(divisor > 0, total / divisor, 0.0)
+
+
+VALUES = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 1e-45, -1e-45, 1e-39]),
+    st.floats(-(2.0**100), 2.0**100, width=32),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    data=st.data(),
+    tasks=st.integers(1, 9),
+    rows=st.integers(0, 5),
+    columns=st.integers(1, 9),
+    block=st.sampled_from([1, 7, 16, 64, 1 << 18]),
+    reduce=st.sampled_from(["mean", "sum"]),
+    weighted=st.booleans(),
+)
+def test_one_pass_gives_the_bits_of_the_definition(data, tasks, rows, columns, block, reduce, weighted):
+    coords = torch.from_numpy(data.draw(hnp.arrays(np.float32, (tasks, rows, columns), elements=VALUES)))
+    weights = torch.ones(tasks)
+    if weighted:
+        weights = torch.tensor(data.draw(st.lists(st.floats(0, 2, width=32), min_size=tasks, max_size=tasks)))
+        coords = coords * weights[:, None, None]
+    rank = data.draw(st.integers(0, rows * columns))
+    thresholds = smallest(coords.flatten(1), rank) if rank else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "BLOCK", block)
+        patch.setattr(ties, "NARROWEST", 1)
+        merged = elect_and_merge(coords, thresholds, weights, reduce)
+    assert torch.equal(merged, whole_tensor_merge(coords, thresholds, weights, reduce))
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("shape", [(8, 128, 769), (5, 300, 1001), (17, 64, 640)])
+def test_one_pass_over_large_modules_gives_the_bits_of_the_definition(generator, shape, reduce):
+    coords = torch.randn(shape, generator=generator)
+    thresholds = smallest(coords.flatten(1), int(0.8 * coords[0].numel()))
+    ones = torch.ones(len(coords))
+    merged = elect_and_merge(coords, thresholds, ones, reduce)
+    assert torch.equal(merged, whole_tensor_merge(coords, thresholds, ones, reduce))
 
 
 @pytest.mark.parametrize(
