@@ -93,6 +93,20 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
+def forget_peak(device: torch.device | str = "cpu") -> int:
+    """Bytes that this process holds on a device now, from where `peak_memory` begins anew.
+
+    Where the system does not forget a peak, the CPU's so far.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    forget = Path("/proc/self/clear_refs")
+    if forget.exists():
+        forget.write_text("5", encoding="ascii")
+    return peak_memory()
+
+
 def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
     """A function's result, from a process whose peak memory is the function's."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -187,10 +187,11 @@ def align_modules(
         cutoff: as of `align_knots`.
         device: where the updates are.
     """
-    if align in STEPS and torch.device(device).type != "cpu":
+    on_cpu = torch.device(device).type == "cpu"
+    if align in STEPS and not on_cpu:
         found = decompose_all([STEPS[align](parts, cutoff) for parts in updates.values()])
     else:
-        found = spread(lambda parts: align(parts, cutoff), updates.values())
+        found = spread(lambda parts: align(parts, cutoff), updates.values(), None if on_cpu else 1)
     return dict(zip(updates, found, strict=True))
 
 

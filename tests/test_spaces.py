@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from knots.spaces import (
     align_knots,
     align_knots_rows,
     align_knots_unscaled,
+    align_modules,
     compress,
 )
 from tests.random_adapters import random_update
@@ -92,3 +95,39 @@ def test_full_coordinates_are_not_kept():
 def test_spaces_on_factors_refuse_dense_updates(align):
     with pytest.raises(KnotsError, match="1 of 2 are dense"):
         align([*updates_of((4, 4), (1,)), Dense(torch.ones(4, 4))], 0.0)
+
+
+def modules_for_all(seed=0):
+    shapes = {"a": (10, 7), "b": (6, 9), "c": (5, 5)}
+    return {name: updates_of(shape, (2, 3, 1), seed + n) for n, (name, shape) in enumerate(shapes.items())}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("device", ["cpu", "as a GPU"])
+def test_many_modules_are_aligned_as_one_is(space, device, monkeypatch):
+    if device == "as a GPU":  # its steps, which are the same on a CPU
+        monkeypatch.setattr("knots.spaces.torch.device", lambda _: SimpleNamespace(type="cuda"))
+    aligned = align_modules(SPACES[space], modules_for_all(), 1e-2)
+    for name, updates in modules_for_all().items():
+        alone = SPACES[space](updates, 1e-2)
+        assert aligned[name].shape == alone.shape
+        assert torch.equal(aligned[name].read(), alone.read())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("space", SPACES)
+def test_a_gpu_is_not_waited_for_between_modules(space):
+    on_cpu = modules_for_all()
+    on_gpu = {name: [update.to("cuda") for update in updates] for name, updates in on_cpu.items()}
+    align_modules(SPACES[space], on_gpu, 1e-5, "cuda")  # what libraries do at their first call
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = align_modules(SPACES[space], on_gpu, 1e-5, "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name, updates in on_cpu.items():
+        expected = SPACES[space](updates, 1e-5)
+        lifted = [found[name].lift(part).dense().cpu() for part in found[name].read()]
+        for update, part in zip(updates, lifted, strict=True):
+            torch.testing.assert_close(part, update.dense(), rtol=1e-4, atol=1e-4)
+        assert found[name].shape == expected.shape
