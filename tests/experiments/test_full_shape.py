@@ -5,7 +5,6 @@ minutes and 3 GB of disk, most of it for the files of the random models.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,7 +70,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(hub: Hub, place: Path):
     def run(*overrides: str) -> subprocess.CompletedProcess:
-        environment = {**hub.environment(place), "OMP_NUM_THREADS": str(os.cpu_count())}
+        # Other tests run beside it, and threads that wait for each other would take their time.
+        environment = {**hub.environment(place), "OMP_NUM_THREADS": "1"}
         command = [
             *(sys.executable, str(CONF.parent / "experiments" / "merge.py"), *overrides),
             *(
