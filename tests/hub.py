@@ -64,6 +64,12 @@ class Hub:
             self._thread.join()
             self._server.server_close()
 
+    def stocked(self, other: Hub) -> Hub:
+        """This hub, with the repositories of another one as well."""
+        self.models |= other.models
+        self.datasets |= other.datasets
+        return self
+
     def commit(self, repo: str, kind: str = "model") -> str:
         """The commit that the hub names for an id, or an id@revision: another one for other files."""
         table = self.models if kind == "model" else self.datasets

@@ -198,6 +198,22 @@ def test_prepared_adapters_are_aligned_once_and_scaled_by_one_multiplication(mon
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dare_rng", ["task", "reference"])
+def test_the_number_of_threads_changes_no_bit(name, dare_rng):
+    adapters, before = random_adapters(0), torch.get_num_threads()
+    options = {"dare_rng": dare_rng} if "drop" in METHODS[name].takes else {}
+    merges = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            merged = run_method(name, adapters, **options)
+            merges.append([update.dense() for update in merged.updates.values()])
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *merges))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_scale_multiplies_the_merge(name):
     adapters = random_adapters(0)
     half, whole = run_method(name, adapters), run_method(name, adapters, scale=1.0)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from knots.errors import KnotsError, unknown
 from knots.rules.selection import RadixSelection, block_size
-from knots.spaces import SPACES, Aligned
+from knots.spaces import SPACES, Aligned, align_modules
 from knots.updates import Update
 
 ROUNDING = 1e-7
@@ -117,7 +117,7 @@ def sign_conflicts(
         raise KnotsError(f"density={density!r}; allowed: a fraction, 0 < density <= 1")
     if not updates:
         raise KnotsError("there are no updates to look at")
-    aligned = {module: SPACES[space](parts, cutoff) for module, parts in updates.items()}
+    aligned = align_modules(SPACES[space], updates, cutoff)
     tasks = len(next(iter(updates.values())))
     entries = sum(one.shape[0] * one.shape[1] for one in aligned.values())
     thresholds = _thresholds(list(aligned.values()), tasks, entries - int(entries * density))

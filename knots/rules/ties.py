@@ -158,21 +158,32 @@ def elect_and_merge(
     return merged.view_as(coords[0])
 
 
-def _trimming(thresholds: Tensor | None, device: torch.device) -> Callable[[Tensor, Tensor], object]:
-    """What writes entries [T, n] to another tensor, zero where they are below their task's threshold."""
+Trim = Callable[[Tensor, Tensor], object]
+"""Writes entries [T, n] to another tensor, zero where they are below their task's threshold."""
+
+
+def _trimming(thresholds: Tensor | None, device: torch.device) -> Trim:
     if thresholds is None:
         return lambda entries, kept: kept.copy_(entries)
-    if device.type != "cpu":
-        limits = thresholds.to(device, non_blocking=True)[:, None]
-        return lambda entries, kept: torch.mul(entries, entries.abs() >= limits, out=kept)
-    # One pass each: hardshrink drops magnitudes up to a number, so the largest one below the threshold.
+    if device.type == "cpu":
+        return _shrinking(thresholds)
+    return _comparing(thresholds.to(device, non_blocking=True))
+
+
+def _shrinking(thresholds: Tensor) -> Trim:
+    """In one pass: hardshrink drops magnitudes up to a number, here the largest one below the threshold."""
     below = torch.nextafter(thresholds, torch.zeros(())).tolist()
 
-    def shrink(entries: Tensor, kept: Tensor) -> None:
+    def trim(entries: Tensor, kept: Tensor) -> None:
         for limit, row, target in zip(below, entries, kept, strict=True):
             torch.ops.aten.hardshrink.out(row, limit, out=target)
 
-    return shrink
+    return trim
+
+
+def _comparing(thresholds: Tensor) -> Trim:
+    """Without a look at the thresholds, for which a GPU would have to be waited for."""
+    return lambda entries, kept: torch.mul(entries, entries.abs() >= thresholds[:, None], out=kept)
 
 
 def _merge_kept(kept: Tensor, weights: Tensor, reduce: Reduce, elect: Elect) -> Tensor:

@@ -39,9 +39,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 @pytest.fixture
 def hub(hub: Hub, shelf: Hub) -> Hub:
     """The hub of the test, with these repositories."""
-    hub.models |= shelf.models
-    hub.datasets |= shelf.datasets
-    return hub
+    return hub.stocked(shelf)
 
 
 @pytest.fixture

@@ -91,6 +91,18 @@ def test_one_pass_gives_the_bits_of_the_definition(data, tasks, rows, columns, b
     assert torch.equal(merged, whole_tensor_merge(coords, thresholds, weights, reduce))
 
 
+@settings(deadline=None)
+@given(values=hnp.arrays(np.float32, (2, 9), elements=VALUES), rank=st.integers(1, 9))
+def test_both_ways_of_trimming_keep_the_same(values, rank):
+    entries = torch.from_numpy(values)
+    thresholds = smallest(entries, rank)
+    by_shrinking, by_comparing = torch.empty(2, 2, 9)
+    ties._shrinking(thresholds)(entries, by_shrinking)
+    ties._comparing(thresholds)(entries, by_comparing)
+    assert torch.equal(by_shrinking, by_comparing)
+    assert torch.equal(by_shrinking != 0, (entries.abs() >= thresholds[:, None]) & (entries != 0))
+
+
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize("shape", [(8, 128, 769), (5, 300, 1001), (17, 64, 640)])
 def test_one_pass_over_large_modules_gives_the_bits_of_the_definition(generator, shape, reduce):
@@ -180,3 +192,16 @@ def test_the_input_is_not_written_to(generator):
 def test_unknown_choices_are_refused(options):
     with pytest.raises(KnotsError, match="allowed"):
         Ties(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("trim", ["model", "module"])
+@pytest.mark.parametrize("elect", ["sum", "count"])
+def test_a_gpu_gives_the_same_bits(generator, trim, elect):
+    modules = {
+        m: torch.randn(3, *shape, generator=generator) for m, shape in {"a": (40, 50), "b": (7, 3)}.items()
+    }
+    rule = Ties(density=0.3, trim=trim, elect=elect)
+    on_gpu = run(rule, {m: coords.cuda() for m, coords in modules.items()})
+    for m, expected in run(rule, modules).items():
+        assert torch.equal(on_gpu[m].cpu(), expected)
