@@ -57,11 +57,12 @@ def _ended(work: Decomposing[Result], decomposed: list[Svd]) -> Result:
     raise RuntimeError("the work asked for matrices twice")
 
 
-def sent(matrix: Tensor, device: torch.device) -> Tensor:
-    """A matrix of the CPU on a device, which is not waited for."""
-    if device.type != "cuda":
-        return matrix.to(device)
-    return matrix.contiguous().pin_memory().to(device, non_blocking=True)
+def sent(matrix: Tensor, device: torch.device | str) -> Tensor:
+    """A matrix on a device; a GPU gets it beside its other work, and is not waited for."""
+    target = torch.device(device)
+    if target.type != "cuda" or matrix.is_cuda:
+        return matrix.to(target)
+    return matrix.contiguous().pin_memory().to(target, non_blocking=True)
 
 
 KRYLOV_BLOCK = 32

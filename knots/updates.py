@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from knots.errors import KnotsError
-from knots.linalg import thin_qr, thin_svd
+from knots.linalg import sent, thin_qr, thin_svd
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class LowRank:
 
     def to(self, device: torch.device | str) -> LowRank:
         """The same update on `device`."""
-        return LowRank(self.b.to(device), self.a.to(device))
+        return LowRank(sent(self.b, device), sent(self.a, device))
 
     def held(self) -> LowRank:
         """This update: its factors are in memory."""
@@ -101,7 +101,7 @@ class Dense:
 
     def to(self, device: torch.device | str) -> Dense:
         """The same update on `device`."""
-        return Dense(self.weight.to(device))
+        return Dense(sent(self.weight, device))
 
     def held(self) -> Dense:
         """This update with its matrix in memory, for those who read it more than once."""

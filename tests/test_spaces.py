@@ -1,13 +1,13 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knots import Dense, KnotsError, LowRank
+from knots.linalg import decompose_all
 from knots.spaces import (
     SPACES,
+    STEPS,
     align_core,
     align_full,
     align_knots,
@@ -103,11 +103,17 @@ def modules_for_all(seed=0):
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("device", ["cpu", "as a GPU"])
-def test_many_modules_are_aligned_as_one_is(space, device, monkeypatch):
-    if device == "as a GPU":  # its steps, which are the same on a CPU
-        monkeypatch.setattr("knots.spaces.torch.device", lambda _: SimpleNamespace(type="cuda"))
-    aligned = align_modules(SPACES[space], modules_for_all(), 1e-2)
+def test_many_modules_are_aligned_as_one_is(space):
+    check_alike(align_modules(SPACES[space], modules_for_all(), 1e-2), space)
+
+
+@pytest.mark.parametrize("space", [name for name, align in SPACES.items() if align in STEPS])
+def test_steps_for_a_gpu_give_the_same_on_a_cpu(space):
+    steps = [STEPS[SPACES[space]](updates, 1e-2) for updates in modules_for_all().values()]
+    check_alike(dict(zip(modules_for_all(), decompose_all(steps), strict=True)), space)
+
+
+def check_alike(aligned, space):
     for name, updates in modules_for_all().items():
         alone = SPACES[space](updates, 1e-2)
         assert aligned[name].shape == alone.shape
