@@ -29,8 +29,8 @@ from knots.updates import Deferred, LowRank, Update
 
 __all__ = ["METHODS", "Method", "Prepared", "merge", "resolve_rule"]
 
-AT_ONCE = 1 << 26
-"""Coordinates of modules that are worked on side by side; 256 MiB."""
+AT_ONCE = 1 << 27
+"""Coordinates of modules that are worked on side by side; 512 MiB."""
 
 HELD = 1 << 31
 """Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
