@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fewer(tasks: tuple[str, ...]) -> str:
     """Overrides for fewer items of each task and fewer seeds of DARE's masks."""
     # Forward passes of the little language model take several times as long as those of the other one.
-    sizes = {"test": 100, "validation": 40} if tasks == SENTENCES else {"test": 300, "validation": 80}
+    sizes = {"test": 80, "validation": 32} if tasks == SENTENCES else {"test": 160, "validation": 48}
     items = (f"suite.tasks.{task}.sizes.{split}={n}" for task in tasks for split, n in sizes.items())
     return " ".join([*items, "search.seeds=[420,421]"])
 
