@@ -19,6 +19,7 @@ from knots.pipelines.plans import BASELINES, BEST, MergePlan
 from knots.pipelines.reproduce.table_plan import RowPlan, TablePlan
 from knots.pipelines.search.plan import SearchPlan
 from knots.search import Axis, Options
+from knots.suites.tasks import Suite
 
 BOUNDS = "bounds and baselines"
 SEARCH = "searched candidates"
@@ -82,6 +83,17 @@ def _final(row: RowPlan) -> MergePlan:
     if isinstance(row.plan, SearchPlan):
         return row.plan.tested({}, row.plan.seeds[0])
     return row.plan
+
+
+def fewer_items(suite: Suite, items: int | None) -> list[str]:
+    """Overrides for at most so many items of each task's test and validation split; None is all."""
+    if items is None:
+        return []
+    return [
+        f"suite.tasks.{task.name}.sizes.{split}={min(items, task.size(split))}"
+        for task in suite.tasks
+        for split in ("test", "validation")
+    ]
 
 
 def most_candidates(plan: SearchPlan) -> int:

@@ -1,4 +1,4 @@
-"""What a whole Table 1 costs: the miniature's is run and watched, the paper's own are counted from their plan.
+"""What a whole Table 1 costs: the miniature's is run and watched, the paper's own are counted.
 
     uv run benchmarks/table1.py                                 the whole miniature: about ten minutes
     uv run benchmarks/table1.py items=200                       200 items of each task and split: two minutes
@@ -32,7 +32,7 @@ from hydra import compose, initialize_config_dir
 from benchmarks._measuring import RESULTS, chosen, give_up, one_of, write_results
 from benchmarks._projection import EXAMPLES, projected
 from benchmarks._stages import ATTACHING, FORWARD, MEASURING, MERGING, STAGES, WAITING, Stages
-from benchmarks._work import Work, work_of
+from benchmarks._work import Work, fewer_items, work_of
 from experiments._arguments import quoted
 from experiments._cli import CONF, mistake_of, plain
 from experiments._compose import composer
@@ -47,6 +47,7 @@ from knots.reporting.published import load_published
 
 DEFAULTS: dict[str, Any] = {
     "experiment": "mini_table1",
+    "rows": None,
     "items": None,
     "device": "cpu",
     "threads": os.cpu_count(),
@@ -61,13 +62,19 @@ LIMIT = 0.05
 """The share of the time that merging may take."""
 
 
-def planned(cfg: Any, experiment: str, folder: Path, overrides: Sequence[str] = ()) -> Reproduction:
-    """An experiment that is ready to run in a folder; a mistake in the options ends the program."""
+def planned(cfg: Any, experiment: str, folder: Path, own: Sequence[str] = ()) -> Reproduction:
+    """An experiment that is ready to run in a folder; a mistake in the options ends the program.
+
+    Args:
+        cfg: the options.
+        experiment: its name.
+        folder: where its runs go.
+        own: further overrides of `conf/reproduce.yaml`.
+    """
     places = [f"paths.output_dir={folder}", "logger=none", f"trainer={TRAINERS[cfg.device]}"]
     if cfg.cache_dir is not None:
         places.append(f"paths.cache_dir={cfg.cache_dir}")
-    for_runs = f"overrides={' '.join([cfg.overrides, *overrides]).strip()}"
-    words = [quoted(word) for word in (f"experiment={experiment}", *places, for_runs)]
+    words = [quoted(word) for word in (f"experiment={experiment}", *places, *own)]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = plain(compose("reproduce", words))
@@ -80,17 +87,6 @@ def planned(cfg: Any, experiment: str, folder: Path, overrides: Sequence[str] = 
     if not isinstance(reproduction.plan, TablePlan):
         give_up(f"experiment={experiment} is no table, which alone this benchmark counts")
     return reproduction
-
-
-def fewer(plan: TablePlan, items: int | None) -> list[str]:
-    """Overrides for at most so many items of each task's test and validation split."""
-    if items is None:
-        return []
-    return [
-        f"suite.tasks.{task.name}.sizes.{split}={min(items, task.size(split))}"
-        for task in plan.rows[0].merge.suite.tasks
-        for split in ("test", "validation")
-    ]
 
 
 def run_whole(reproduction: Reproduction, device: str) -> tuple[Stages, int]:
@@ -175,34 +171,42 @@ def show_projection(name: str, found: Mapping[str, Any]) -> None:
         print(f"    {method:<22}{one['seconds']:9.2f} s a merge, {part}")
 
 
-def projections(cfg: Any, folder: Path) -> dict[str, Any]:
-    """What the paper's tables take, by name."""
+def whole_table(cfg: Any, folder: Path) -> Reproduction:
+    """The table that is run, with as many items as the options say."""
+    own = [] if cfg.rows is None else [f"experiment.rows=[{','.join(cfg.rows)}]"]
+    everything = planned(cfg, cfg.experiment, folder, [*own, f"overrides={cfg.overrides}"])
+    items = fewer_items(everything.plan.rows[0].merge.suite, cfg["items"])
+    return planned(cfg, cfg.experiment, folder, [*own, f"overrides={' '.join([cfg.overrides, *items])}"])
+
+
+def paper_tables(cfg: Any, folder: Path) -> dict[str, TablePlan]:
+    """The tables that are counted, by name, once there is no mistake in the rates."""
     plans = {name: planned(cfg, name, folder).plan for name in cfg.tables}
-    models = {plan.rows[0].merge.model.name for plan in plans.values()}
-    for model in cfg.images_per_second:
-        one_of("images_per_second", model, sorted(models))
-    rates = cfg.images_per_second
-    return {
-        name: projected(plan, work_of(plan), rates.get(plan.rows[0].merge.model.name), cfg.device)
-        for name, plan in plans.items()
-    }
+    models = sorted({plan.rows[0].merge.model.name for plan in plans.values()})
+    for model, rate in cfg.images_per_second.items():
+        one_of("images_per_second", model, models)
+        if isinstance(rate, str) or rate <= 0:
+            give_up(f"images_per_second.{model}={rate}; a number above 0 is needed")
+    return plans
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run, count, print, write the JSON."""
     cfg = chosen(DEFAULTS, words)
     one_of("device", cfg.device, TRAINERS)
+    if cfg["items"] is not None and (not isinstance(cfg["items"], int) or cfg["items"] < 1):
+        give_up(f"items={cfg['items']}; a whole number above 0, or null for all, is needed")
     torch.set_num_threads(cfg.threads)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        whole = planned(cfg, cfg.experiment, folder)
-        whole = planned(cfg, cfg.experiment, folder, fewer(whole.plan, cfg["items"]))
+        whole, papers = whole_table(cfg, Path(name)), paper_tables(cfg, Path(name))
         stages, candidates = run_whole(whole, cfg.device)
-        found = described(stages, work_of(whole.plan, candidates), candidates)
-        show_whole(cfg.experiment, found)
-        expected = projections(cfg, folder)
-    for table, numbers in expected.items():
-        show_projection(table, numbers)
+    found = described(stages, work_of(whole.plan, candidates), candidates)
+    show_whole(cfg.experiment, found)
+    expected = {}
+    for table, plan in papers.items():
+        rate = cfg.images_per_second.get(plan.rows[0].merge.model.name)
+        expected[table] = projected(plan, work_of(plan), rate, cfg.device)
+        show_projection(table, expected[table])
     write_results(Path(cfg.out), cfg, {"whole": found, "projected": expected, "example_rates": EXAMPLES})
 
 
