@@ -6,11 +6,12 @@
     uv run benchmarks/table1.py experiment=mini_table3 items=100 tables=[]   another table; nothing projected
 
 The experiment runs in a new folder as `experiments/reproduce.py` runs it, with every part of its pipeline
-watched by one clock: a moment counts for the innermost stage, so that stages add up to the whole. Data that
-is drawn or tokenized once a machine is there before the clock starts. Merging is every call of `knots.merge`
-for a candidate or a run, with what shortens its result; told apart from it are putting updates on the base
-and taking them off again, the merges that the table's sheet of costs makes to measure them, and the merge of
-one small stand-in with which every plan is tried first.
+watched by one clock: a moment counts for the innermost stage, so that stages add up to the whole. Before it
+starts, configurations are composed, and data are drawn or tokenized as once on every machine.
+
+Merging is every call of `knots.merge` for a candidate or a run, with what shortens its result. Told apart
+from it are putting updates on the base and taking them off again; the merges that the table's sheet of costs
+makes to measure them; and the merge of one small stand-in with which every plan is tried first.
 
 Of the paper's tables nothing is run. What goes through their models is counted from the plans, and their
 merges are timed here on random adapters of the same shapes. No rate of a real model is known here: give the
@@ -173,32 +174,36 @@ def show_projection(name: str, found: Mapping[str, Any]) -> None:
 
 def whole_table(cfg: Any, folder: Path) -> Reproduction:
     """The table that is run, with as many items as the options say."""
-    own = [] if cfg.rows is None else [f"experiment.rows=[{','.join(cfg.rows)}]"]
-    everything = planned(cfg, cfg.experiment, folder, [*own, f"overrides={cfg.overrides}"])
-    items = fewer_items(everything.plan.rows[0].merge.suite, cfg["items"])
-    return planned(cfg, cfg.experiment, folder, [*own, f"overrides={' '.join([cfg.overrides, *items])}"])
+    overrides = [cfg.overrides]
+    if cfg["items"] is not None:
+        alone = ["experiment.rows=[zero_shot]", f"overrides={cfg.overrides}"]
+        suite = planned(cfg, cfg.experiment, folder, alone).plan.rows[0].merge.suite
+        overrides += fewer_items(suite, cfg["items"])
+    rows = [] if cfg.rows is None else [f"experiment.rows=[{','.join(cfg.rows)}]"]
+    return planned(cfg, cfg.experiment, folder, [*rows, f"overrides={' '.join(overrides)}"])
 
 
-def paper_tables(cfg: Any, folder: Path) -> dict[str, TablePlan]:
-    """The tables that are counted, by name, once there is no mistake in the rates."""
-    plans = {name: planned(cfg, name, folder).plan for name in cfg.tables}
-    models = sorted({plan.rows[0].merge.model.name for plan in plans.values()})
+def checked(cfg: Any) -> Any:
+    """The options, once there is no mistake in their values; else the program ends."""
+    one_of("device", cfg.device, TRAINERS)
+    items = cfg["items"]
+    if items is not None and (not isinstance(items, int) or items < 1):
+        give_up(f"items={items}; a whole number above 0, or null for all, is needed")
+    models = sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml"))
     for model, rate in cfg.images_per_second.items():
         one_of("images_per_second", model, models)
-        if isinstance(rate, str) or rate <= 0:
+        if not isinstance(rate, int | float) or rate <= 0:
             give_up(f"images_per_second.{model}={rate}; a number above 0 is needed")
-    return plans
+    return cfg
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run, count, print, write the JSON."""
-    cfg = chosen(DEFAULTS, words)
-    one_of("device", cfg.device, TRAINERS)
-    if cfg["items"] is not None and (not isinstance(cfg["items"], int) or cfg["items"] < 1):
-        give_up(f"items={cfg['items']}; a whole number above 0, or null for all, is needed")
+    cfg = checked(chosen(DEFAULTS, words))
     torch.set_num_threads(cfg.threads)
     with tempfile.TemporaryDirectory() as name:
-        whole, papers = whole_table(cfg, Path(name)), paper_tables(cfg, Path(name))
+        whole = whole_table(cfg, Path(name))
+        papers = {table: planned(cfg, table, Path(name)).plan for table in cfg.tables}
         stages, candidates = run_whole(whole, cfg.device)
     found = described(stages, work_of(whole.plan, candidates), candidates)
     show_whole(cfg.experiment, found)
