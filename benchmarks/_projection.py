@@ -6,19 +6,17 @@ model's shapes, on as many of its layers as keep it short.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 import knots
+from benchmarks._adapters import SHAPES, random_adapters
 from benchmarks._measuring import median_seconds
 from benchmarks._work import Work
-from benchmarks.merging import SHAPES, write_adapters
 from knots.adapters import Adapter
 from knots.analysis.costs import REPETITIONS, SHORT
 from knots.pipelines.bench import CALIBRATED
@@ -76,21 +74,18 @@ def merge_seconds(model: str, plans: Sequence[MergePlan], device: str) -> dict[s
     """Method -> seconds of a merge of random adapters, and of how many of the layers it was timed.
 
     Args:
-        model: a name in `benchmarks.merging.SHAPES`; of another one nothing is timed.
+        model: a name in `benchmarks._adapters.SHAPES`; of another one nothing is timed.
         plans: what is merged and how.
         device: where.
     """
     wanted = {plan.label: plan for plan in plans if plan.kind == "merged"}
     if model not in SHAPES or not wanted:
         return {}
-    shape, kinds = SHAPES[model], len(SHAPES[model]["out"])
-    layers = shape["modules"] // kinds
-    numbers = sum(int(shape["width"] * side) * shape["width"] for side in shape["out"].values())
+    shape = SHAPES[model]
+    layers = shape.modules // len(shape.out)
+    numbers = sum(o * i for o, i in shape.sides) // layers
     part = max(1, min(layers, NUMBERS // numbers))
-    cfg = OmegaConf.create({**shape, "modules": kinds * part})
-    assert isinstance(cfg, DictConfig)
-    with tempfile.TemporaryDirectory() as folder:
-        adapters = [knots.load_adapter(path) for path in write_adapters(Path(folder), cfg)]
+    adapters = random_adapters(replace(shape, modules=part * len(shape.out)))
     found = {}
     for label, plan in wanted.items():
         what = CALIBRATED.get(plan.options["rule"])

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import _projection, _stages, table1
+from benchmarks._adapters import SHAPES
 from benchmarks._projection import projected
 from benchmarks._stages import FORWARD, MERGING, OTHER, STAGES, WAITING, Stages
 from benchmarks._work import work_of
-from benchmarks.merging import SHAPES
 from knots.pipelines import bench
 from knots.pipelines.reproduce.table_plan import TablePlan
 
@@ -114,7 +115,7 @@ def test_a_table_that_searches_is_counted_with_every_line_to_its_end():
 
 def test_the_projection_is_items_over_rate_and_merges_times_seconds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_projection, "NUMBERS", 1)
-    monkeypatch.setitem(SHAPES, "vit_b_32", {**SHAPES["vit_b_32"], "width": 32})
+    monkeypatch.setitem(SHAPES, "vit_b_32", replace(SHAPES["vit_b_32"], width=32))
     plan = paper("table1")
     work = work_of(plan)
     found = projected(plan, work, 2000.0, "cpu")
