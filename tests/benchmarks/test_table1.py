@@ -85,6 +85,17 @@ def test_fewer_items_are_asked_of_every_split(words: list[str], tmp_path: Path, 
     assert "merging: " in capsys.readouterr().out
 
 
+def test_sentences_are_counted_in_pairs(tmp_path: Path):
+    search = "tasks=[counts,facts] search.values.scale=[0.5,1] search.values.density=[0.3]"
+    places = [f"cache_dir={tmp_path}/cache", f"out={tmp_path}/table1.json", "threads=1", "tables=[]"]
+    table1.main([*places, "experiment=mini_table3", "rows=[ties]", "items=16", f"overrides={search}"])
+    whole = written(tmp_path)["measured"]["whole"]
+    assert whole["items"] == {"evaluation": sum(whole["planned"]["items"].values())}
+    # Both baselines and the merge in full and at two ranks; on the other split one baseline and candidates.
+    assert whole["items"]["evaluation"] == 16 * 2 * (2 + 3 + 1 + whole["candidates"])
+    assert whole["planned"]["passes"] is None  # they go by the lengths of the sentences
+
+
 @pytest.mark.parametrize(("table", "suite", "tasks", "merges", "shown"), [
     ("table1", "vision8", 8, 6, 8 * 256 + 1),
     ("table3", "nli6", 6, 8, 6 * 256 + 1),
