@@ -1,6 +1,6 @@
 """Candidates a second of a grid search over scale x density x drop, and what sharing between them saves.
 
-    uv run benchmarks/search.py                                     4 x 4 x 4 candidates: three minutes
+    uv run benchmarks/search.py                                     4 x 4 x 4 candidates: four minutes
     uv run benchmarks/search.py points=2 items=100                  a few seconds
     uv run benchmarks/search.py merge=knots_ties overrides= points=10    scale x density
     uv run benchmarks/search.py merge=knots_ties model=mini_llama overrides=
