@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -27,9 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks._measuring import chosen, machine_facts
 from knots.evaluation.batches import AHEAD, Batch, ImageCut, ShardedBatches
 from knots.prefetching import Waiting
-from knots.provenance import describe_machine
 from knots.suites.data import ImageArrays
 
 RESULTS = Path(__file__).with_name("results") / "data.json"
@@ -118,8 +117,7 @@ def measure(arrays: ImageArrays, cfg: DictConfig) -> dict[str, dict[str, dict[st
 
 def main() -> None:
     """Print the medians and their ratios, write the JSON."""
-    cfg = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
-    assert isinstance(cfg, DictConfig)
+    cfg = chosen(DEFAULTS)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(mapped_split(Path(folder), cfg), cfg)
     for beside, ways in found.items():
@@ -130,10 +128,8 @@ def main() -> None:
                 f"{beside:<16}{name:<24}{numbers['images_per_second']:10,.0f} images/s "
                 f"{numbers['ratio']:6.2f} x {100 * numbers['waiting_share']:5.0f} % waiting"
             )
-    facts = {key: value for key, value in describe_machine().items() if key != "command"}
-    facts["machine"] = {key: value for key, value in facts["machine"].items() if key != "host"}
     RESULTS.parent.mkdir(exist_ok=True)
-    content = {**facts, "options": OmegaConf.to_container(cfg), "medians": found}
+    content = {**machine_facts(), "options": OmegaConf.to_container(cfg), "medians": found}
     RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,19 +31,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from benchmarks._measuring import RESULTS, chosen, machine_facts
 from knots.evaluation import ZeroShot, evaluate
 from knots.evaluation.texts import token_budget
 from knots.models.bases import Base
 from knots.models.classifier import Classifier, ClassifierSpec, classifier_reading, load_classifier
 from knots.pipelines.trainers import quiet_trainer
 from knots.pretraining.llama import build_reader
-from knots.provenance import describe_machine
 from knots.suites.data import load_split
 from knots.suites.mini_nli import TASKS
 from knots.suites.tasks import Suite, TextTask
 from knots.suites.texts import TextArrays, TextReading
 
-RESULTS = Path(__file__).with_name("results")
 DEFAULTS = {
     "shapes": ["mini_llama", "wide"],
     "pairs": 3000,
@@ -236,8 +234,7 @@ def measure(shape: str, folder: Path, cfg: DictConfig) -> dict[str, Any]:
 
 def main() -> None:
     """Print the medians and their ratios, write the JSON."""
-    cfg = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
-    assert isinstance(cfg, DictConfig)
+    cfg = chosen(DEFAULTS)
     found = {}
     for shape in cfg.shapes:
         with tempfile.TemporaryDirectory() as folder:
@@ -247,11 +244,9 @@ def main() -> None:
                 f"{shape:<10} {name:<30}{numbers['tokens_per_second']:12,.0f} tokens/s "
                 f"{numbers['ratio_to_reference']:7.2f} x   {numbers['other_predictions']} other predictions"
             )
-    facts = {key: value for key, value in describe_machine().items() if key != "command"}
-    facts["machine"] = {key: value for key, value in facts["machine"].items() if key != "host"}
     RESULTS.mkdir(exist_ok=True)
     content = {
-        **facts,
+        **machine_facts(),
         "threads": torch.get_num_threads(),
         "options": OmegaConf.to_container(cfg),
         "medians": found,

@@ -13,15 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from benchmarks._measuring import chosen
 from experiments._cli import CONF, plain
 from knots.adapters import load_adapter
 from knots.finetuning import finetune_tasks, parse_plan
@@ -72,7 +71,7 @@ def measure(tasks: list[str], scale: float, steps: int, root: Path) -> list[dict
 def main() -> None:
     """Print the table and write it as JSON."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    cfg: Any = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
+    cfg: Any = chosen(DEFAULTS)
     made = describe_machine()  # before anything is run, so that it tells the code that ran
     print(f"{'task':>15} {'scale':>8} {'zero-shot':>10} {'fine-tuned':>10} {'|dW|/|W|':>8}")
     rows: list[dict[str, Any]] = []

@@ -1,119 +1,168 @@
-"""What a grid search spends its time on, and what sharing saves: KnOTS-TIES, scale x density.
+"""Candidates a second of a grid search over scale x density x drop, and what sharing between them saves.
 
-    uv run benchmarks/search.py
-    uv run benchmarks/search.py points=4 alone=3 model=mini_llama
+    uv run benchmarks/search.py                                     4 x 4 x 4 candidates: four minutes
+    uv run benchmarks/search.py points=2 items=100                  a few seconds
+    uv run benchmarks/search.py merge=knots_ties overrides= points=10    scale x density
+    uv run benchmarks/search.py merge=knots_ties model=mini_llama overrides=
 
-One search of points x points candidates on the validation split. Its time is that of the whole call but for
-loading, which happens before; forward passes are the calls of the base model, by a clock around each. Beside
-it, some candidates each in a search of its own, which loads and aligns everything anew. Ratios are of this
-one run.
+Searches points x points x points candidates on the validation split, as far as the method takes the options;
+DARE leaves nothing to trim, unless it comes after the trimming, as the default overrides say. Base, adapters,
+heads, data and the fine-tuned reference are there before the clock starts. Beside it some candidates are
+searched without reuse, each aligned and merged anew on the same loaded base; and some each in a search of its
+own, which loads everything as well. Ratios are of this one run.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import os
+import shlex
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from torch import nn
 
-from experiments._cli import CONF, plain
+from benchmarks._measuring import RESULTS, chosen, give_up, one_of, write_results
+from benchmarks._stages import ATTACHING, FORWARD, MERGING, WAITING, Stages
+from benchmarks._work import fewer_items
+from experiments._arguments import quoted
+from experiments._cli import CONF, mistake_of, plain
+from experiments._session import session
+from knots.errors import KnotsError
 from knots.pipelines.bench import workshop_for
 from knots.pipelines.search.plan import SearchPlan, parse_search
 from knots.pipelines.search.run import run_search
-from knots.provenance import describe_machine
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "model": "mini_clip",
-    "merge": "knots_ties",
-    "points": 10,
+    "merge": "knots_dare_ties",
+    "overrides": "+merge.dare_after=trim",
+    "points": 4,
     "alone": 5,
+    "items": None,
     "device": "cpu",
-    "out": str(Path(__file__).parent / "results" / "search.json"),
+    "threads": os.cpu_count(),
+    "cache_dir": None,
+    "out": str(RESULTS / "search.json"),
 }
+TRAINERS = {"cpu": "cpu", "cuda": "gpu"}
+OPTIONS = ("scale", "density", "drop")
 
 
-def planned(cfg: Any, folder: Path, values: dict[str, list[float]]) -> SearchPlan:
-    overrides = [f"search.values.{name}={numbers}" for name, numbers in values.items()]
-    places = [f"paths.output_dir={folder}", "logger=none", f"trainer={cfg.device}", "test_split=null"]
-    chosen = [f"model={cfg.model}", f"merge={cfg.merge}", "search=grid"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse_search(plain(compose("search", overrides=[*chosen, *places, *overrides])))
-
-
-@contextmanager
-def timing(model: nn.Module) -> Iterator[list[float]]:
-    """Seconds of every call of a model."""
-    seconds: list[float] = []
-    forward = model.forward
-
-    def timed(*args: Any, **options: Any) -> Any:
-        started = time.perf_counter()
-        found = forward(*args, **options)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-        return found
-
-    model.forward = timed  # type: ignore[method-assign]
+def planned(cfg: Any, folder: Path, values: Mapping[str, Sequence[float]]) -> SearchPlan:
+    """A grid of these values; a mistake in the options ends the program."""
+    given = [f"search.values.{name}=[{','.join(map(str, numbers))}]" for name, numbers in values.items()]
+    places = [f"paths.output_dir={folder}", "logger=none", f"trainer={TRAINERS[cfg.device]}"]
+    if cfg.cache_dir is not None:
+        places.append(f"paths.cache_dir={cfg.cache_dir}")
+    grid = [f"model={cfg.model}", f"merge={cfg.merge}", "search=grid", "search.seeds=null", "test_split=null"]
+    asked = [*grid, *places, *given, *shlex.split(cfg.overrides)]
     try:
-        yield seconds
-    finally:
-        model.forward = forward  # type: ignore[method-assign]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            whole = parse_search(plain(compose("search", [quoted(word) for word in asked])))
+            fewer = fewer_items(whole.merge.suite, cfg["items"])
+            return parse_search(plain(compose("search", [quoted(word) for word in (*asked, *fewer)])))
+    except Exception as error:
+        message = mistake_of(error)
+        if message is None:
+            raise
+        give_up(message)
+        raise
 
 
-def shared(cfg: Any, folder: Path) -> dict[str, float]:
-    """The whole grid in one search."""
-    tenths = [round((n + 1) / cfg.points, 3) for n in range(cfg.points)]
-    plan = planned(cfg, folder, {"scale": tenths, "density": tenths})
-    shop = workshop_for(plan.merge)
+def grid(points: int) -> dict[str, list[float]]:
+    """So many values of every option; drop ends below 1."""
+    steps = range(1, points + 1)
+    shares = [round(n / points, 4) for n in steps]
+    return {"scale": shares, "density": shares, "drop": [round(n / (points + 1), 4) for n in steps]}
+
+
+def few(cfg: Any, offset: float) -> dict[str, list[float]]:
+    """Some candidates that no grid has, for every offset other ones, which no log of trials knows."""
+    scales = [round(offset + 0.1 * n, 4) for n in range(cfg.alone)]
+    return {"scale": scales, "density": [0.2345], "drop": [0.3456]}
+
+
+def searched(cfg: Any, folder: Path, values: Mapping[str, Sequence[float]], *, keeps: bool) -> dict[str, Any]:
+    """One search; `keeps`: its candidates share alignment and merges. Everything is loaded before."""
+    plan = planned(cfg, folder, values)
+    shop = workshop_for(plan.merge, keeps=keeps)
     # What is loaded once: base, adapters, heads, data caches, the fine-tuned reference and the alignment.
-    warm = planned(cfg, folder, {"scale": [2.0], "density": [1.0]})
-    run_search(warm, workshop=shop)
-    with timing(shop.model) as forward:
-        started = time.perf_counter()
-        run_search(plan, workshop=shop)
-        seconds = time.perf_counter() - started
-    return {"candidates": cfg.points**2, "seconds": seconds, "forward_seconds": sum(forward)}
+    warm = {"scale": [2.0 + keeps], "density": [0.9876], "drop": [0.4567]}
+    run_search(planned(cfg, folder, warm), workshop=shop)
+    with Stages(cfg.device).watching() as stages:
+        found = run_search(plan, workshop=shop)
+    # Without the search's record and figure, which a search of few candidates has as well as one of many.
+    scoring = found.run.provenance()
+    candidates, seconds = scoring["scored"], scoring["seconds"]
+    return {
+        "searched": list(plan.searched),
+        "candidates": candidates,
+        "seconds": seconds,
+        "seconds_of_the_search": stages.total,
+        "candidates_per_second": candidates / seconds,
+        "forward_share": stages.seconds[FORWARD] / seconds,
+        "merging_share": stages.seconds[MERGING] / seconds,
+        "merging_seconds_each": stages.seconds[MERGING] / candidates,
+        "attaching_seconds_each": stages.seconds[ATTACHING] / candidates,
+        "waiting_share": stages.seconds[WAITING] / seconds,
+    }
 
 
-def alone(cfg: Any, folder: Path) -> list[float]:
-    """Seconds of some candidates, each in a search of its own; the fine-tuned reference is there already."""
-    seconds = []
-    for number in range(cfg.alone):
-        plan = planned(cfg, folder, {"scale": [0.05 + 0.1 * number], "density": [0.25]})
-        started = time.perf_counter()
+def alone(cfg: Any, folder: Path) -> float:
+    """Seconds of a candidate in a search of its own; the fine-tuned reference is there already."""
+    values = few(cfg, 0.0456)
+    plans = [planned(cfg, folder, {**values, "scale": [scale]}) for scale in values["scale"]]
+    started = time.perf_counter()
+    for plan in plans:
         run_search(plan)
-        seconds.append(time.perf_counter() - started)
-    return seconds
+    return (time.perf_counter() - started) / len(plans)
 
 
-def main() -> None:
-    """Print the shares and the ratio, write the JSON."""
-    cfg = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
-    with tempfile.TemporaryDirectory() as name:
-        whole = shared(cfg, Path(name))
-        single = alone(cfg, Path(name))
-    share = whole["forward_seconds"] / whole["seconds"]
-    each = whole["seconds"] / whole["candidates"]
-    ratio = sum(single) / len(single) / each
-    print(f"{whole['candidates']} candidates in {whole['seconds']:.1f} s, {each:.2f} s each")
-    print(f"forward passes: {100 * share:.1f} % of the time")
-    print(f"a candidate in a search of its own: {ratio:.2f} times as long (with loading)")
-    facts = {key: value for key, value in describe_machine().items() if key != "command"}
-    facts["machine"] = {key: value for key, value in facts["machine"].items() if key != "host"}
-    found = {**whole, "forward_share": share, "seconds_alone": single, "ratio_alone": ratio}
-    options = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "out"}
-    content = {**facts, "options": options, "measured": found}
-    Path(cfg.out).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def show(found: Mapping[str, Any]) -> None:
+    axes = " x ".join(found["shared"]["searched"])
+    print(f"{axes}: {found['shared']['candidates']} candidates in {found['shared']['seconds']:.1f} s")
+    print(f"{'':<26}{'candidates/s':>14}{'merging each':>16}{'merging':>10}{'forward':>10}")
+    for key, name in (("shared", "one search, shared"), ("without_reuse", "without reuse")):
+        one = found[key]
+        print(
+            f"{name:<26}{one['candidates_per_second']:14.3f}{1000 * one['merging_seconds_each']:13.1f} ms"
+            f"{100 * one['merging_share']:8.1f} %{100 * one['forward_share']:8.1f} %"
+        )
+    print(f"{'each in its own search':<26}{1 / found['seconds_alone']:14.3f}")
+    print(
+        f"reuse: {found['reuse_ratio']:.2f} times the candidates a second, merging "
+        f"{found['reuse_ratio_of_merging']:.1f} times as fast; against searches of their own "
+        f"{found['ratio_alone']:.2f} times (with loading)"
+    )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Search in three ways, print the ratios, write the JSON."""
+    cfg = chosen(DEFAULTS, words)
+    one_of("device", cfg.device, TRAINERS)
+    torch.set_num_threads(cfg.threads)
+    with tempfile.TemporaryDirectory() as name, session() as console:
+        console.quiet = True
+        try:
+            folder = Path(name)
+            found: dict[str, Any] = {
+                "shared": searched(cfg, folder, grid(cfg.points), keeps=True),
+                "without_reuse": searched(cfg, folder, few(cfg, 0.0123), keeps=False),
+                "seconds_alone": alone(cfg, folder),
+            }
+        except KnotsError as error:
+            give_up(str(error))
+    each = {way: 1 / found[way]["candidates_per_second"] for way in ("shared", "without_reuse")}
+    merging = {way: found[way]["merging_seconds_each"] for way in ("shared", "without_reuse")}
+    found["reuse_ratio"] = each["without_reuse"] / each["shared"]
+    found["reuse_ratio_of_merging"] = merging["without_reuse"] / merging["shared"]
+    found["ratio_alone"] = found["seconds_alone"] / each["shared"]
+    show(found)
+    write_results(Path(cfg.out), cfg, found)
 
 
 if __name__ == "__main__":

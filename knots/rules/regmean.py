@@ -63,8 +63,10 @@ class RegMean(Rule):
                 f"rule regmean: grams of module {site.module!r} have shape {tuple(grams.shape)}, the "
                 f"coordinates need {expected}"
             )
-        diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
-        grams = self.off_diagonal * grams + (1 - self.off_diagonal) * diagonal
+        own = grams.diagonal(dim1=1, dim2=2)
+        grams = self.off_diagonal * grams
+        # As a sum with a matrix of the diagonals alone, of which T I^2 numbers would be zero.
+        grams.diagonal(dim1=1, dim2=2).add_((1 - self.off_diagonal) * own)
         # The coordinates hold the task weights already.
         total = torch.einsum("t,tij->ij", task_weights(census, coords).double(), grams)
         total.diagonal().add_(self.ridge * total.diagonal().mean())
