@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -31,6 +31,12 @@ __all__ = ["METHODS", "Method", "Prepared", "merge", "resolve_rule"]
 
 AT_ONCE = 1 << 27
 """Coordinates of modules that are worked on side by side; 512 MiB."""
+
+PART = 1 << 20
+"""Coordinates that are multiplied out at once, where a rule takes some rows at a time; 4 MiB.
+
+Larger parts leave the cache, and from 32 MiB on Linux maps new memory for each of them.
+"""
 
 HELD = 1 << 31
 """Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
@@ -196,11 +202,16 @@ class _Coordinates:
     masks: Masks | None
     drop: float
 
-    def __getitem__(self, module: str) -> Tensor:
-        coords = self.aligned[module].read()
-        if self.masks is not None:
-            coords = dare(coords, self.masks(module, self.aligned[module].shape), self.drop)
-        return coords if self.weights is None else coords * self.weights[:, None, None]
+    def parts(self, module: str, height: int) -> Iterator[Tensor]:
+        """A module's coordinates [T, P, Q], so many rows at a time."""
+        aligned = self.aligned[module]
+        mask = None if self.masks is None else self.masks(module, aligned.shape)
+        for start in range(0, max(1, aligned.shape[0]), height):
+            rows = slice(start, start + height)
+            coords = aligned.read(rows)
+            if mask is not None:
+                coords = dare(coords, mask[:, rows], self.drop)
+            yield coords if self.weights is None else coords * self.weights[:, None, None]
 
     def lift(self, module: str, merged: Tensor) -> Update:
         """Map a module's merged coordinates back, and let go of its own: they are not read again."""
@@ -223,13 +234,14 @@ def _stream(
     """
 
     def observe(site: Site) -> None:
-        session.observe(site, coordinates[site.module])
+        for coords in coordinates.parts(site.module, _height(session, site)):
+            session.observe(site, coords)
 
     def merged(site: Site) -> tuple[str, Update]:
+        merge = partial(_merged_now, session, site, coordinates)
         if defer:
-            return site.module, finish(Deferred(site.shape, partial(_merged_now, session, site, coordinates)))
-        merge = session.apply(site, coordinates[site.module])
-        return site.module, finish(coordinates.lift(site.module, merge))
+            return site.module, finish(Deferred(site.shape, merge))
+        return site.module, finish(coordinates.lift(site.module, merge()))
 
     for _ in range(session.rounds):
         spread(observe, sites.values(), threads)
@@ -238,7 +250,15 @@ def _stream(
 
 
 def _merged_now(session: Session, site: Site, coordinates: _Coordinates) -> Tensor:
-    return session.apply(site, coordinates[site.module])
+    parts = coordinates.parts(site.module, _height(session, site))
+    merged = [session.apply(site, coords) for coords in parts]
+    return merged[0] if len(merged) == 1 else torch.cat(merged)
+
+
+def _height(session: Session, site: Site) -> int:
+    """Rows of a module that a session is shown at a time: all of them, or what is quickly made and read."""
+    tasks, (rows, columns) = len(site.ranks), site.shape
+    return max(1, PART // max(1, tasks * columns)) if session.by_rows else max(1, rows)
 
 
 def _alignment(space: str, rule: Rule, factored: bool) -> Callable[[Sequence[Update], float], Aligned]:

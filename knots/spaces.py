@@ -23,6 +23,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +34,14 @@ from knots.linalg import Decomposing, decompose, decompose_all, sent, thin_qr
 from knots.threads import spread
 from knots.updates import Dense, LowRank, Update, factor
 
+ALL = slice(None)
+
+
+class Read(Protocol):
+    """Gives some rows of coordinates [T, P, Q]; all of them by default."""
+
+    def __call__(self, rows: slice = ALL) -> Tensor: ...  # noqa: D102
+
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
@@ -40,29 +50,36 @@ class Aligned:
     Attributes:
         shape: (P, Q), the sides of one task's coordinates in the space that was asked for. `compress`
             reads smaller ones and keeps the shape of the updates here, for rules that count from it.
-        read: gives the coordinates [T, P, Q] in float32. Callers never write into them; `full` and the KnOTS
-            bases multiply them out at each call, so that a large model is never held T times.
+        read: gives the coordinates [T, P, Q] in float32, or some rows of them. Callers never write into them;
+            `full` and the KnOTS bases multiply them out at each call, so that a large model is never held T
+            times.
         lift: maps merged coordinates [P, Q] to an update [O, I].
     """
 
     shape: tuple[int, int]
-    read: Callable[[], Tensor]
+    read: Read
     lift: Callable[[Tensor], Update]
 
 
 def align_full(updates: Sequence[Update], cutoff: float) -> Aligned:  # noqa: ARG001 - one signature for all
     """The updates themselves: coordinates dW_i [T, O, I], multiplied out at each reading."""
-    return Aligned(updates[0].shape, lambda: _multiplied_out(updates), Dense)
+    return Aligned(updates[0].shape, partial(_multiplied_out, updates), Dense)
 
 
-def _multiplied_out(updates: Sequence[Update]) -> Tensor:
-    """dW_i [T, O, I], each written to its place as it is made."""
-    first = updates[0].dense()
+def _multiplied_out(updates: Sequence[Update], rows: slice = ALL) -> Tensor:
+    """dW_i [T, O, I] or some rows of each, written to their place as they are made."""
+    first = _rows_of(updates[0], rows)
     stack = first.new_empty(len(updates), *first.shape)
     stack[0] = first
     for place, update in zip(stack[1:], updates[1:], strict=True):
-        place.copy_(update.dense())
+        place.copy_(_rows_of(update, rows))
     return stack
+
+
+def _rows_of(update: Update, rows: slice) -> Tensor:
+    if isinstance(update, LowRank):
+        return LowRank(update.b[rows], update.a).dense()
+    return update.dense()[rows]
 
 
 def align_knots(updates: Sequence[Update], cutoff: float) -> Aligned:
@@ -79,7 +96,8 @@ def align_knots(updates: Sequence[Update], cutoff: float) -> Aligned:
 
 
 def _knots(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:
-    u, read = yield from _shared_left_basis(updates, cutoff)
+    basis = yield from _shared_basis(updates, cutoff)
+    u, read = basis.u.float(), _multiplied([(basis.s[:, None] * w, q_a.T) for w, q_a in basis.right])
     return Aligned((u.shape[1], updates[0].shape[1]), read, lambda m: LowRank(u, m))
 
 
@@ -98,7 +116,7 @@ def align_knots_unscaled(updates: Sequence[Update], cutoff: float) -> Aligned:
 
 def _knots_unscaled(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:
     basis = yield from _shared_basis(updates, cutoff)
-    u, read = (basis.u * basis.s).float(), _multiplied([(w.clone(), q_a) for w, q_a in basis.right])
+    u, read = (basis.u * basis.s).float(), _multiplied([(w.clone(), q_a.T) for w, q_a in basis.right])
     return Aligned((u.shape[1], updates[0].shape[1]), read, lambda m: LowRank(u, m))
 
 
@@ -111,12 +129,10 @@ def align_knots_rows(updates: Sequence[Update], cutoff: float) -> Aligned:
 
 
 def _knots_rows(updates: Sequence[Update], cutoff: float) -> Decomposing[Aligned]:
-    v, read = yield from _shared_left_basis([_transposed(u) for u in updates], cutoff)
-    return Aligned(
-        (updates[0].shape[0], v.shape[1]),
-        lambda: read().transpose(1, 2).contiguous(),
-        lambda m: LowRank(m, v.T),
-    )
+    basis = yield from _shared_basis([_transposed(u) for u in updates], cutoff)
+    # U_i S = Q_i (S W_i)': the factors in the other order.
+    read, v = _multiplied([(q_a, (basis.s[:, None] * w).T) for w, q_a in basis.right]), basis.u.float()
+    return Aligned((updates[0].shape[0], v.shape[1]), read, lambda m: LowRank(m, v.T))
 
 
 def align_core(updates: Sequence[Update], cutoff: float) -> Aligned:
@@ -237,27 +253,19 @@ def _shared_basis(updates: Sequence[Update], cutoff: float) -> Decomposing[Share
     return SharedBasis(q @ u, s, factors)
 
 
-def _shared_left_basis(
-    updates: Sequence[Update], cutoff: float
-) -> Decomposing[tuple[Tensor, Callable[[], Tensor]]]:
-    """U [O, K] of the SVD of [dW_1 ... dW_T], and what reads S V_i' [T, K, I]; in float32."""
-    basis = yield from _shared_basis(updates, cutoff)
-    return basis.u.float(), _multiplied([(basis.s[:, None] * w, q_a) for w, q_a in basis.right])
-
-
-def _multiplied(factors: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
-    """What reads W_i Q_i' [T, K, I] in float32 from W_i [K, R_i] and Q_i [I, R_i].
+def _multiplied(factors: Sequence[tuple[Tensor, Tensor]]) -> Read:
+    """What reads the products [T, P, Q], in float32, of factors [P, R_i] and [R_i, Q].
 
     The coordinates are kept as factors and multiplied out at each reading: over all modules they would take
     more memory than the weights themselves (eight rank-16 updates of a 768 x 768 weight: 1.3 times). W_i is
     a copy or a product: a slice would keep the whole of its matrix.
     """
 
-    def read() -> Tensor:
-        w, q_a = factors[0]
-        coords = torch.empty(len(factors), len(w), len(q_a), device=w.device)
-        for place, (w, q_a) in zip(coords, factors, strict=True):
-            place.copy_(w @ q_a.T)
+    def read(rows: slice = ALL) -> Tensor:
+        left, right = factors[0]
+        coords = torch.empty(len(factors), len(left[rows]), right.shape[1], device=left.device)
+        for place, (left, right) in zip(coords, factors, strict=True):
+            place.copy_(left[rows] @ right)
         return coords
 
     return read
@@ -273,7 +281,10 @@ def _two_sided(pairs: Sequence[LowRank], left: Tensor, right: Tensor) -> Aligned
             return LowRank(basis, merged @ cobasis)
         return LowRank(basis @ merged, cobasis)
 
-    return Aligned((coords.shape[1], coords.shape[2]), lambda: coords, lift)
+    def read(rows: slice = ALL) -> Tensor:
+        return coords[:, rows]
+
+    return Aligned((coords.shape[1], coords.shape[2]), read, lift)
 
 
 def _low_rank_only(updates: Sequence[Update], space: str) -> list[LowRank]:

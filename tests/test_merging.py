@@ -213,6 +213,19 @@ def test_the_number_of_threads_changes_no_bit(name, dare_rng):
     assert all(map(torch.equal, *merges))
 
 
+@pytest.mark.parametrize("density", [0.3, 1.0])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize("space", SPACES)
+def test_rows_at_a_time_change_nothing(space, weights, density, monkeypatch):
+    options = {"space": space, "rule": "ties", "scale": 1.0, "density": density, "weights": weights}
+    for drop in (0.0, 0.5):
+        whole = knots.merge(random_adapters(0), **options, drop=drop)
+        with monkeypatch.context() as patch:
+            patch.setattr("knots.merging.PART", 1)
+            by_rows = knots.merge(random_adapters(0), **options, drop=drop)
+            assert relative_error(by_rows, whole) < 1e-6
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_scale_multiplies_the_merge(name):
     adapters = random_adapters(0)

@@ -55,9 +55,15 @@ class Census:
 
 
 class Session:
-    """One merge by one rule: `observe` sees every module `rounds` times, then `apply` merges each."""
+    """One merge by one rule: `observe` sees every module `rounds` times, then `apply` merges each.
+
+    Attributes:
+        rounds: how often every module is observed.
+        by_rows: both may be shown some of a module's rows at a time, [T, p, Q] in place of [T, P, Q].
+    """
 
     rounds: int = 0
+    by_rows: bool = False
 
     def observe(self, site: Site, coords: Tensor) -> None:
         """Take statistics from one module's coordinates [T, P, Q]; called once a round and module."""

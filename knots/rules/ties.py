@@ -86,6 +86,8 @@ class _TiesSession(Session):
             else None
         )
         self.rounds = RadixSelection.rounds if global_trim else 0
+        # Neither a module's own threshold nor its masks can be told from some of its rows.
+        self.by_rows = (global_trim or rule.density >= 1) and census.masks is None
 
     def observe(self, site: Site, coords: Tensor) -> None:  # noqa: ARG002
         if self.selection is not None:
