@@ -49,7 +49,8 @@ def written(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("table", "rows", "in_batches"), [
     ("mini_table1", ["single", "regmean", "knots_dare_ties"], True),
-    ("mini_table4", ["ensemble", "router"], False),  # batches of a router depend on its routes
+    # Batches of a router depend on its routes.
+    pytest.param("mini_table4", ["ensemble", "router"], False, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_what_went_through_the_model_is_what_the_plan_says(
     words: list[str], tmp_path: Path, table: str, rows: list[str], in_batches: bool
@@ -70,6 +71,7 @@ def test_what_went_through_the_model_is_what_the_plan_says(
     assert (stages[MERGING]["seconds"] > 0) == (table == "mini_table1")
 
 
+@pytest.mark.slow
 def test_fewer_items_are_asked_of_every_split(words: list[str], tmp_path: Path, capsys: Any):
     table1.main([*words, "rows=[zero_shot,task_arithmetic]", "items=16"])
     whole = written(tmp_path)["measured"]["whole"]
@@ -85,6 +87,7 @@ def test_fewer_items_are_asked_of_every_split(words: list[str], tmp_path: Path, 
     assert "merging: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sentences_are_counted_in_pairs(tmp_path: Path):
     search = "tasks=[counts,facts] search.values.scale=[0.5,1] search.values.density=[0.3]"
     places = [f"cache_dir={tmp_path}/cache", f"out={tmp_path}/table1.json", "threads=1", "tables=[]"]
@@ -115,6 +118,7 @@ def test_the_paper_s_tables_are_counted_from_their_plans(
     assert work.measured.total() == merges
 
 
+@pytest.mark.slow
 def test_a_table_that_searches_is_counted_with_every_line_to_its_end():
     work = work_of(paper("rows_vs_columns"))
     # Ten scales, then ten densities, of which one is the first axis' own; for three methods.
