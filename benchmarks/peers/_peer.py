@@ -101,16 +101,16 @@ def measure(case: Case, work: Work) -> dict[str, Any]:
     first, merged = clocked(lambda: case.merge(work, prepared))
     peak = memory("VmHWM")
     kind = _write(case.updates(prepared, merged), work.result)
-    seconds: list[float] = []
-    while len(seconds) < work.repeats and first + sum(seconds) < work.enough:
+    runs: list[dict[str, float]] = []
+    while len(runs) < work.repeats and first["wall"] + sum(run["wall"] for run in runs) < work.enough:
         merged = None
         case.clear(work, prepared)
-        seconds.append(clocked(lambda: case.merge(work, prepared))[0])
+        runs.append(clocked(lambda: case.merge(work, prepared))[0])
     return {
         "start": case.start,
         "end": case.end,
-        "seconds": statistics.median(seconds or [first]),
-        "all_seconds": seconds,
+        "seconds": {clock: statistics.median(run[clock] for run in runs or [first]) for clock in first},
+        "repeats": len(runs),
         "first_seconds": first,
         "prepare_seconds": prepare,
         "bytes": {"imported": start, "peak": peak},
@@ -118,11 +118,11 @@ def measure(case: Case, work: Work) -> dict[str, Any]:
     }
 
 
-def clocked(step: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a step by the clock, and its result."""
-    started = time.perf_counter()
+def clocked(step: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """Seconds of a step, by the clock and of all processors, and its result."""
+    wall, processors = time.perf_counter(), time.process_time()
     result = step()
-    return time.perf_counter() - started, result
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - processors}, result
 
 
 def memory(field: str) -> int | None:

@@ -6,8 +6,9 @@
 
 Each peer is installed in a throw-away environment, with this environment's Python and torch. Every case, the
 peers' and ours, is a process of its own: one merge to warm up, which tells the peak memory, then the median
-of `repeats`. How far a merge is from ours with the same options is the Frobenius norm of the difference over
-that of ours, over the whole model. A peer that cannot be installed or run is kept with its error.
+of `repeats`, by the clock and (in brackets) of all processors; where other work runs at the same time the
+latter with threads=1 says more. How far a merge is from ours with the same options is the Frobenius norm of
+the difference over that of ours, over the whole model. A peer that cannot be installed or run is kept with its error.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ PAIRS = (
 
 
 HEADER = (
-    "                                                  gives                 from   "
-    "  seconds  GB (+imports)    x ours    distance"
+    "                                                  gives                 from    "
+    "seconds (of CPUs)  GB (+imports)          x ours  distance"
 )
 
 
@@ -236,7 +237,8 @@ def measure_pair(
     except PeerError as error:
         return {**asdict(pair), "failed": str(error)}
     apart = distance(folder / "result.safetensors", folder / "ours" / pair.ours)
-    ratio = found["seconds"] / ours[pair.ours]["seconds"]
+    theirs, mine = found["seconds"], ours[pair.ours]["seconds"]
+    ratio = {clock: theirs[clock] / mine[clock] for clock in theirs}
     return {**asdict(pair), **found, "ratio": ratio, "distance": apart}
 
 
@@ -247,9 +249,14 @@ def row(peer: str, case: str, found: Mapping[str, Any], ours: Mapping[str, Any] 
         return f"{head}failed: {found['failed']}"
     peak, imported = found["bytes"]["peak"], found["bytes"]["imported"]
     memory = "-" if peak is None else f"{peak / 1e9:.2f} (+{(peak - imported) / 1e9:.2f})"
-    beside = "" if ours is None else f"{found['ratio']:7.2f}  {found['distance']:10.2g}"
     way = found["start"] if found["start"] == found["end"] else f"{found['start']} to {found['end']}"
-    return f"{head}{found['gives']:20}  {way:6}  {found['seconds']:8.3f}  {memory:14}  {beside}".rstrip()
+    line = f"{head}{found['gives']:20}  {way:6}  {both(found['seconds']):17}  {memory:13}"
+    return line if ours is None else f"{line}  {both(found['ratio']):>14}  {found['distance']:8.2g}"
+
+
+def both(clocks: Mapping[str, float]) -> str:
+    """By the clock, and of all processors."""
+    return f"{clocks['wall']:.2f} ({clocks['cpu']:.2f})"
 
 
 def checked(cfg: Any) -> list[str]:
