@@ -7,8 +7,9 @@
 Each peer is installed in a throw-away environment, with this environment's Python and torch. Every case, the
 peers' and ours, is a process of its own: one merge to warm up, which tells the peak memory, then the median
 of `repeats`, by the clock and (in brackets) of all processors; where other work runs at the same time the
-latter with threads=1 says more. How far a merge is from ours with the same options is the Frobenius norm of
-the difference over that of ours, over the whole model. A peer that cannot be installed or run is kept with its error.
+latter says more, with threads=1. How far a merge is from ours with the same options is the Frobenius norm of
+the difference over that of ours, over the whole model. A peer that cannot be installed or run is kept with
+its error.
 """
 
 from __future__ import annotations
