@@ -97,7 +97,7 @@ PAIRS = (
     Pair("fusion_bench", "task_arithmetic", "task_arithmetic", "rounding of W + dW in float32"),
     Pair("fusion_bench", "ties", "ties", FOLDED),
     Pair("fusion_bench", "dare_ties", "dare_ties_trimmed", MASKS),
-    Pair("fusion_bench", "knots_ties from its helpers", "knots_ties", "singular vectors in float32"),
+    Pair("fusion_bench", "knots_ties from its helpers", "knots_ties", f"{EXACT}; its cut-off is 1e-4"),
 )
 
 
