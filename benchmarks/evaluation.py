@@ -9,7 +9,8 @@ batches, scores, counts, every item's row and a bar that draws. The bare loop pu
 on the device already, through the same module under the same adapter, and keeps the features: nothing else.
 In precision 32 the merge is folded into the weights, in 16 or bf16 it stands beside them. `kept` is the bare
 loop's time over the evaluation's, from its first batch to its last; `call` counts loading, preparing and the
-table of predictions too. Sides take turns, and each repeat has a ratio of its own: the median is printed,
+table of predictions too, and so does the time of the processors, which other work on the machine disturbs
+less. Sides take turns, and each repeat has a ratio of its own: the median is printed,
 with the smallest and the largest. An ensemble is timed against one evaluation for each of its adapters, on
 the first two tasks: `same tower` where as many pictures, copies counted, go through the model at once,
 `same pictures` where as many different ones do.
@@ -90,6 +91,7 @@ class Bench:
         return result, {
             "seconds": speed.seconds,
             "call_seconds": call["wall"],
+            "cpu_seconds": call["cpu"],
             "waiting_share": speed.waiting_share,
         }
 
@@ -102,7 +104,7 @@ class Bench:
         under = attach(model.tower, adapter or Adapter("none", {}))
         with under, exact_float32(self.device):
             took, found = timed(lambda: [features(model, batch) for batch in batches], self.device)
-        return found, {"seconds": took["wall"]}
+        return found, {"seconds": took["wall"], "cpu_seconds": took["cpu"]}
 
     def data(self) -> dict[str, float]:
         """Every batch read and sent, nothing computed."""
@@ -133,9 +135,10 @@ def taking_turns(
     return runs
 
 
-def ratios(some: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> list[float]:
-    """Seconds of one side over those of another, repeat by repeat."""
-    return [one["seconds"] / two["seconds"] for one, two in zip(some, other, strict=True)]
+def ratios(some: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]], of: str) -> list[float]:
+    """A number of one side over that of another, repeat by repeat; names by the key of each, as `a/b`."""
+    first, _, second = of.partition("/")
+    return [one[first] / two[second or first] for one, two in zip(some, other, strict=True)]
 
 
 def measure_loop(bench: Bench, modes: Sequence[str]) -> dict[str, Any]:
@@ -150,13 +153,13 @@ def measure_loop(bench: Bench, modes: Sequence[str]) -> dict[str, Any]:
     runs = taking_turns(sides, bench.cfg.repeats)
     for mode in modes:
         bare, result = runs[f"bare, {mode}"], bench.evaluation(merge, mode=mode)[0]
-        calls = [{"seconds": run["call_seconds"]} for run in runs[mode]]
         found[mode] = {
             "evaluation_seconds": middle(runs[mode], "seconds"),
             "bare_seconds": middle(bare, "seconds"),
             "waiting_share": middle(runs[mode], "waiting_share"),
-            "kept": spread(ratios(bare, runs[mode])),
-            "call": spread(ratios(bare, calls)),
+            "kept": spread(ratios(bare, runs[mode], "seconds")),
+            "call": spread(ratios(bare, runs[mode], "seconds/call_seconds")),
+            "call_cpu": spread(ratios(bare, runs[mode], "cpu_seconds")),
             "other_predictions": other_predictions(stage, kept_features, result),
         }
     counted = {"items": stage.items, "tokens": stage.tokens, "batches": len(stage.batches)}
@@ -174,12 +177,15 @@ def measure_ensemble(bench: Bench, adapters: Sequence[Adapter]) -> dict[str, Any
     }
     runs = taking_turns(sides, bench.cfg.repeats)
     singles = zip(*(runs[one.name] for one in adapters), strict=True)
-    total = [{"seconds": sum(run["seconds"] for run in some)} for some in singles]
+    total = [{key: sum(run[key] for run in some) for key in ("seconds", "cpu_seconds")} for some in singles]
     found: dict[str, Any] = {"adapters": len(adapters), "items": bench.stage.items}
     found["singles_seconds"] = middle(total, "seconds")
     for name in ("same tower", "same pictures"):
-        ratio = spread(ratios(runs[name], total))
-        found[name] = {"seconds": middle(runs[name], "seconds"), "ratio": ratio}
+        found[name] = {
+            "seconds": middle(runs[name], "seconds"),
+            "ratio": spread(ratios(runs[name], total, "seconds")),
+            "cpu_ratio": spread(ratios(runs[name], total, "cpu_seconds")),
+        }
     return found
 
 
@@ -227,6 +233,7 @@ def show_loop(found: Mapping[str, Any]) -> None:
         print(
             f"{name}{mode:<9}{each:4.0f} a batch {rate:8,.0f} items/s, {tokens}bare {bare:8,.0f}: "
             f"kept {shown(one['kept'])}, call {one['call']['median']:.3f}, "
+            f"its processors' time {one['call_cpu']['median']:.3f}, "
             f"{100 * one['waiting_share']:.1f} % waiting, {one['other_predictions']} other predictions"
         )
     base, data = items / found["base_seconds"], items / found["data_seconds"]
@@ -239,7 +246,8 @@ def show_ensemble(found: Mapping[str, Any]) -> None:
     for size in ("same tower", "same pictures"):
         one = found[size]
         took = f"{one['seconds']:.2f} s, one by one {found['singles_seconds']:.2f} s"
-        print(f"{name}, {size}: {took}: {shown(one['ratio'])} times", flush=True)
+        cpu = f"processors' time {one['cpu_ratio']['median']:.3f} times"
+        print(f"{name}, {size}: {took}: {shown(one['ratio'])} times, {cpu}", flush=True)
 
 
 def shown(ratio: Mapping[str, float]) -> str:

@@ -61,13 +61,15 @@ def test_images_in_both_modes_and_both_ways_of_applying(
             assert mode["other_predictions"] == 0
             check_spread(mode["kept"])
             check_spread(mode["call"])
+            check_spread(mode["call_cpu"])
             assert mode["call"]["median"] < mode["kept"]["median"]
             assert 0 <= mode["waiting_share"] <= 1
     # The first two tasks; no more adapters than tasks.
     assert [(one["adapters"], one["items"]) for one in ensembles] == [(1, 12), (3, 12)] * 2
     for one in ensembles:
-        check_spread(one["same tower"]["ratio"])
-        check_spread(one["same pictures"]["ratio"])
+        for size in ("same tower", "same pictures"):
+            check_spread(one[size]["ratio"])
+            check_spread(one[size]["cpu_ratio"])
     lines = capsys.readouterr().out.splitlines()
     assert sum("kept" in line and "0 other predictions" in line for line in lines) == 4
     assert sum("ensemble of 3, same pictures" in line for line in lines) == 2
@@ -113,7 +115,9 @@ def test_sides_take_turns_after_a_round_that_warms_up(script: ModuleType):
     assert "".join(order) in ("cba" + "abc" + "cba", "abc" + "cba" + "abc")
     assert [len(some) for some in runs.values()] == [2, 2, 2]
     assert all(run["seconds"] > 3 for some in runs.values() for run in some)
-    assert script.ratios(runs["b"], runs["b"]) == [1.0, 1.0]
+    slower = [{"seconds": 2 * run["seconds"], "call": 4 * run["seconds"]} for run in runs["b"]]
+    assert script.ratios(runs["b"], slower, "seconds/call") == [0.25, 0.25]
+    assert script.ratios(runs["b"], runs["b"], "seconds") == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
