@@ -56,7 +56,7 @@ DEFAULTS: dict[str, Any] = {
     "items": 512,
     "tasks": None,
     "ensemble": [2, 8],
-    "repeats": 9,
+    "repeats": 5,
     "device": "cpu",
     "threads": os.cpu_count(),
     "overrides": [],
