@@ -53,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "precision": ["32", "bf16"],
     "batch_size": 256,
     "batch_tokens": [None, 1536],
-    "items": 512,
+    "items": 256,
     "tasks": None,
     "ensemble": [2, 8],
     "repeats": 5,
