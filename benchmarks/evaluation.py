@@ -1,7 +1,8 @@
 """Evaluation against a bare forward loop, an ensemble against its models one by one, and the data alone.
 
-    uv run benchmarks/evaluation.py                            both miniatures, on the CPU
-    uv run benchmarks/evaluation.py model=mini_clip batch_size=64 items=1000 tasks=[digits,signs]
+    uv run benchmarks/evaluation.py                            the miniature CLIP, on the CPU
+    uv run benchmarks/evaluation.py model=mini_llama out=benchmarks/results/evaluation_mini_llama.json
+    uv run benchmarks/evaluation.py batch_size=64 items=1000 tasks=[digits,signs]
     uv run benchmarks/evaluation.py model=vit_b_32 device=cuda precision=[32,16] items=2048
 
 What is timed is what `experiments/merge.py` runs: a Lightning module under its trainer, with the reading of
@@ -10,10 +11,10 @@ on the device already, through the same module under the same adapter, and keeps
 In precision 32 the merge is folded into the weights, in 16 or bf16 it stands beside them. `kept` is the bare
 loop's time over the evaluation's, from its first batch to its last; `call` counts loading, preparing and the
 table of predictions too, and so does the time of the processors, which other work on the machine disturbs
-less. Sides take turns, and each repeat has a ratio of its own: the median is printed,
-with the smallest and the largest. An ensemble is timed against one evaluation for each of its adapters, on
-the first two tasks: `same tower` where as many pictures, copies counted, go through the model at once,
-`same pictures` where as many different ones do.
+less. Sides take turns, and each repeat has a ratio of its own: the median is printed, with the smallest and
+the largest. An ensemble is timed against one evaluation for each of its adapters, on the first two tasks:
+`same tower` where as many pictures, copies counted, go through the model at once, which is what `batch_size`
+means, `same pictures` where as many different ones do.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from knots.pipelines.merge import score
 from knots.pipelines.values import whole
 
 DEFAULTS: dict[str, Any] = {
-    "model": ["mini_clip", "mini_llama"],
+    "model": "mini_clip",
     "merge": "knots_ties",
     "mode": ["per_task", "all"],
     "precision": ["32", "bf16"],
