@@ -30,8 +30,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from _evaluated import Stage, features, on_stage, other_predictions, planned, sent
 from _measuring import RESULTS, chosen, give_up, one_of, synchronize, timed, write_results
-from _stage import Stage, features, on_stage, other_predictions, planned, sent
 from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
