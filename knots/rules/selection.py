@@ -20,7 +20,7 @@ MAGNITUDE = 0x7FFFFFFF
 """All bits but the sign."""
 
 BLOCK = 1 << 18
-"""Numbers that are worked on at once on a CPU: what is in between fits a cache."""
+"""Numbers that are worked on at once on a CPU: what is in between stays in its caches."""
 DEVICE_BLOCK = 1 << 25
 """The same on a GPU, which has to be given much at a time."""
 
@@ -58,34 +58,36 @@ class RadixSelection:
                 self._histogram = torch.zeros(len(coords), bins, dtype=torch.int64, device=coords.device)
                 self._upper = None if self._upper is None else self._upper.to(coords.device)
         add = self._add if coords.device.type == "cpu" else self._add_on_device
-        for task, row in enumerate(coords.detach()):
-            for block in torch.split(row, block_size(row.device)):
-                add(task, block.float().view(torch.int32).bitwise_and(MAGNITUDE))
+        for block in torch.split(coords.detach(), max(1, block_size(coords.device) // len(coords)), dim=1):
+            add(block.float().view(torch.int32).bitwise_and(MAGNITUDE))
 
-    def _add(self, task: int, keys: Tensor) -> None:
-        """Count the bit patterns [n] of one task's magnitudes."""
+    def _add(self, keys: Tensor) -> None:
+        """Count the bit patterns [T, n] of magnitudes."""
         assert self._histogram is not None
+        tasks, bins = self._histogram.shape
+        first = torch.arange(0, tasks * bins, bins, dtype=torch.int32)[:, None]  # every task's first bin
         upper = keys >> LOW_BITS
         if self._upper is None:
-            counts = torch.bincount(upper, minlength=UPPER_BINS)
+            counts = torch.bincount(upper.add_(first).flatten(), minlength=tasks * bins)
             with self._lock:
-                self._histogram[task] += counts
+                self._histogram += counts.view(tasks, bins)
             return
+        inside, slots = upper == self._upper[:, None], (keys & (LOWER_BINS - 1)).add_(first)
         # NumPy picks by a mask several times faster than torch.
-        inside = torch.from_numpy(keys.numpy()[(upper == self._upper[task]).numpy()])
-        ones = torch.ones((), dtype=torch.int64).expand(len(inside))
+        picked = torch.from_numpy(slots.numpy()[inside.numpy()])
+        ones = torch.ones((), dtype=torch.int64).expand(len(picked))
         with self._lock:
-            self._histogram[task].index_add_(0, inside & (LOWER_BINS - 1), ones)
+            self._histogram.view(-1).index_add_(0, picked, ones)
 
-    def _add_on_device(self, task: int, keys: Tensor) -> None:
+    def _add_on_device(self, keys: Tensor) -> None:
         """The same without a look at any number, for which the device would have to be waited for."""
         assert self._histogram is not None
         upper = keys >> LOW_BITS
         if self._upper is None:
             slots, counted = upper, torch.ones_like(upper, dtype=torch.int64)
         else:
-            slots, counted = keys & (LOWER_BINS - 1), (upper == self._upper[task]).long()
-        self._histogram[task].index_add_(0, slots, counted)
+            slots, counted = keys & (LOWER_BINS - 1), (upper == self._upper[:, None]).long()
+        self._histogram.scatter_add_(1, slots.long(), counted)
 
     def end_round(self) -> None:
         """Find the bin that holds each task's k-th smallest magnitude."""
