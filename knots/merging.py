@@ -37,6 +37,8 @@ PART = 1 << 20
 
 Larger parts leave the cache, and from 32 MiB on Linux maps new memory for each of them.
 """
+TASK_PART = 1 << 16
+"""Coordinates of a task that are, at least: each part has a cost of its own for every task."""
 
 HELD = 1 << 31
 """Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
@@ -258,7 +260,9 @@ def _merged_now(session: Session, site: Site, coordinates: _Coordinates) -> Tens
 def _height(session: Session, site: Site) -> int:
     """Rows of a module that a session is shown at a time: all of them, or what is quickly made and read."""
     tasks, (rows, columns) = len(site.ranks), site.shape
-    return max(1, PART // max(1, tasks * columns)) if session.by_rows else max(1, rows)
+    if not session.by_rows:
+        return max(1, rows)
+    return max(1, max(PART, tasks * TASK_PART) // max(1, tasks * columns))
 
 
 def _alignment(space: str, rule: Rule, factored: bool) -> Callable[[Sequence[Update], float], Aligned]:

@@ -222,6 +222,7 @@ def test_rows_at_a_time_change_nothing(space, weights, density, monkeypatch):
         whole = knots.merge(random_adapters(0), **options, drop=drop)
         with monkeypatch.context() as patch:
             patch.setattr("knots.merging.PART", 1)
+            patch.setattr("knots.merging.TASK_PART", 1)
             by_rows = knots.merge(random_adapters(0), **options, drop=drop)
             assert relative_error(by_rows, whole) < 1e-6
 

@@ -1,7 +1,7 @@
 """Exact selection without sorting: the k-th smallest magnitude of each task, over one module or the model.
 
 The bit pattern of a non-negative float, read as an integer, grows with the float. One pass counts the upper
-15 of the 31 bits, a second one the lower 16 among the entries that share the upper ones. Nothing is sorted or
+14 of the 31 bits, a second one the lower 17 among the entries that share the upper ones. Nothing is sorted or
 concatenated, so the memory does not grow with the model. One module alone is selected from by the libraries.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LOW_BITS = 16
+LOW_BITS = 17
 UPPER_BINS = 1 << (31 - LOW_BITS)
 LOWER_BINS = 1 << LOW_BITS
 MAGNITUDE = 0x7FFFFFFF
@@ -28,6 +28,11 @@ DEVICE_BLOCK = 1 << 25
 def block_size(device: torch.device) -> int:
     """How many numbers are worked on at once."""
     return BLOCK if device.type == "cpu" else DEVICE_BLOCK
+
+
+def counted_at_once(device: torch.device, tasks: int) -> int:
+    """How many of a task's numbers are counted at once: several times as many as there are bins to add."""
+    return max(4 * UPPER_BINS, block_size(device) // tasks)
 
 
 class RadixSelection:
@@ -58,7 +63,7 @@ class RadixSelection:
                 self._histogram = torch.zeros(len(coords), bins, dtype=torch.int64, device=coords.device)
                 self._upper = None if self._upper is None else self._upper.to(coords.device)
         add = self._add if coords.device.type == "cpu" else self._add_on_device
-        for block in torch.split(coords.detach(), max(1, block_size(coords.device) // len(coords)), dim=1):
+        for block in torch.split(coords.detach(), counted_at_once(coords.device, len(coords)), dim=1):
             add(block.float().view(torch.int32).bitwise_and(MAGNITUDE))
 
     def _add(self, keys: Tensor) -> None:

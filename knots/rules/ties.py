@@ -20,7 +20,7 @@ from knots.rules.selection import RadixSelection, block_size, smallest
 Elect = Literal["sum", "count"]
 DareAfter = Literal["alignment", "trim"]
 
-NARROWEST = 1 << 13
+NARROWEST = 1 << 15
 """Entries of a task that are worked on at once, at least: with fewer, calls take longer than what they do."""
 
 CHOICES = {"trim": ("model", "module"), "elect": get_args(Elect), "dare_after": get_args(DareAfter)}
