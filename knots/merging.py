@@ -33,12 +33,11 @@ AT_ONCE = 1 << 27
 """Coordinates of modules that are worked on side by side; 512 MiB."""
 
 PART = 1 << 20
-"""Coordinates that are multiplied out at once, where a rule takes some rows at a time; 4 MiB.
-
-Larger parts leave the cache, and from 32 MiB on Linux maps new memory for each of them.
-"""
+"""Coordinates that are multiplied out at once, where a rule takes some rows at a time: what caches hold."""
 TASK_PART = 1 << 16
-"""Coordinates of a task that are, at least: each part has a cost of its own for every task."""
+"""Coordinates of one task that are, at least: each part has a cost of its own for every task."""
+LARGEST_PART = 6 << 20
+"""Coordinates that are, at most: from 32 MiB on glibc has the system map new memory for each part."""
 
 HELD = 1 << 31
 """Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
@@ -262,7 +261,8 @@ def _height(session: Session, site: Site) -> int:
     tasks, (rows, columns) = len(site.ranks), site.shape
     if not session.by_rows:
         return max(1, rows)
-    return max(1, max(PART, tasks * TASK_PART) // max(1, tasks * columns))
+    part = min(LARGEST_PART, max(PART, tasks * TASK_PART))
+    return max(1, part // max(1, tasks * columns))
 
 
 def _alignment(space: str, rule: Rule, factored: bool) -> Callable[[Sequence[Update], float], Aligned]:
