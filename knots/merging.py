@@ -162,28 +162,29 @@ def _merged(
     coordinates = _Coordinates(
         dict(aligned) if prepared.keeps else aligned, census.weights, None if rule.drops else masks, drop
     )
-    threads = _threads(rule, sites, str(device), grams is not None)
+    session = rule.begin(census)
+    whole = drop > 0 or grams is not None  # masks and Gram matrices are made for whole modules
+    threads = _threads(session, sites, whole=whole) if rule.parallel and str(device) == "cpu" else 1
     defer = low_rank and rule.by_entry and align is align_full
 
     def finish(update: Update) -> Update:
         found = make_isotropic(update) if recipe["isotropize"] else update
         return found if scale is None else found.scaled(scale)
 
-    return _stream(rule.begin(census), sites, coordinates, finish, threads, defer=defer)
+    return _stream(session, sites, coordinates, finish, threads, defer=defer)
 
 
-def _threads(rule: Rule, sites: Mapping[str, Site], device: str, grams: bool) -> int:
-    """Modules that may be worked on at the same time: one on a GPU, and fewer the larger they are.
+def _threads(session: Session, sites: Mapping[str, Site], *, whole: bool) -> int:
+    """Modules that may be worked on at the same time: fewer the more each needs.
 
     Large ones keep all cores busy by themselves. Beside its coordinates each needs about as much again.
     """
-    if device != "cpu" or not rule.parallel:
-        return 1
-    largest = max(
-        len(site.ranks) * site.shape[1] * max(site.shape[0], site.shape[1] if grams else 0)
-        for site in sites.values()
-    )
-    return AT_ONCE // max(1, largest)
+    needed = []
+    for site in sites.values():
+        tasks, (rows, columns) = len(site.ranks), site.shape
+        shown = max(rows, columns) if whole else min(rows, _height(session, site))
+        needed.append(tasks * shown * columns + rows * columns)
+    return AT_ONCE // max(1, *needed)
 
 
 def _held(merged: list[tuple[str, Update]]) -> list[tuple[str, Update]]:
