@@ -110,7 +110,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         below.plot(values, [4 * point["coordinates"] / 1e6 for point in points], "k:", label="coordinates")
         for panel in (above, below):
             panel.set(xscale="log", yscale="log")
-            panel.set_xticks(values, [str(value) for value in values])
+            panel.set_xticks(values, [str(value) for value in values], rotation=45)
             panel.minorticks_off()
             panel.grid(visible=True, alpha=0.3)
         below.set_xlabel(axis)
