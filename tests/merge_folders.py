@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import knots
-from benchmarks.merging import peak_memory
+from benchmarks._measuring import peak_memory
 
 
 def main(folder: str, out: str, text: str) -> None:

@@ -6,16 +6,16 @@ Times are the benchmark's to tell (`benchmarks/merging.py shape=llama3_8b`); her
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 from peft import PeftConfig
 from safetensors.torch import load_file
 
 import knots
-from benchmarks.merging import SHAPES, write_adapters
+from benchmarks._adapters import SHAPES, write_adapters
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,10 +30,8 @@ GB = 10**9
 
 
 def write(root: Path, layers: int) -> Path:
-    cfg = OmegaConf.create({**SHAPES["llama3_8b"], "modules": 4 * layers})
-    assert isinstance(cfg, DictConfig)
-    root.mkdir()
-    for task, folder in zip(TASKS, write_adapters(root, cfg), strict=True):
+    shape = replace(SHAPES["llama3_8b"], modules=4 * layers)
+    for task, folder in zip(TASKS, write_adapters(shape, root), strict=True):
         folder.rename(root / task)
     return root
 
