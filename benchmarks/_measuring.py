@@ -9,10 +9,11 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -51,10 +52,24 @@ def one_of(name: str, value: str, allowed: Sequence[str] | Mapping[str, Any]) ->
     return value
 
 
-def give_up(message: str) -> None:
+def give_up(message: str) -> NoReturn:
     """End the program with one line, as at a user's mistake."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """End the program with one line where an entry point would: at a user's mistake, not at a bug."""
+    from experiments._cli import mistake_of  # with Hydra, which processes that only merge do without
+
+    try:
+        yield
+    except Exception as error:
+        message = mistake_of(error)
+        if message is None:
+            raise
+        give_up(message)
 
 
 def synchronize(device: torch.device | str) -> None:

@@ -30,13 +30,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _evaluated import Stage, features, on_stage, other_predictions, planned, sent
-from _measuring import RESULTS, chosen, give_up, one_of, synchronize, timed, write_results
 from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from experiments._cli import mistake_of
+from benchmarks._evaluated import Stage, features, on_stage, other_predictions, planned, sent
+from benchmarks._measuring import (
+    RESULTS,
+    chosen,
+    mistakes_in_one_line,
+    one_of,
+    synchronize,
+    timed,
+    write_results,
+)
 from experiments._session import session
 from knots.adapters import Adapter
 from knots.evaluation import Ensemble, EvaluationResult, Merged, Predictor, Single
@@ -262,15 +269,9 @@ def main(words: Sequence[str] | None = None) -> None:
     assert isinstance(chosen_options, dict)
     cfg = SimpleNamespace(**chosen_options)
     torch.set_num_threads(cfg.threads)
-    with Path(os.devnull).open("w") as nowhere, session():
-        try:
-            whole("repeats", cfg.repeats)
-            found = measure(cfg, Console(file=nowhere, force_terminal=True))
-        except Exception as error:
-            message = mistake_of(error)
-            if message is None:
-                raise
-            give_up(message)
+    with Path(os.devnull).open("w") as nowhere, session(), mistakes_in_one_line():
+        whole("repeats", cfg.repeats)
+        found = measure(cfg, Console(file=nowhere, force_terminal=True))
     write_results(Path(cfg.out), vars(cfg), found)
 
 

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks._measuring import RESULTS, chosen, give_up, one_of, write_results
+from benchmarks._measuring import RESULTS, chosen, give_up, mistakes_in_one_line, one_of, write_results
 from benchmarks._stages import ATTACHING, FORWARD, MERGING, WAITING, Stages
 from benchmarks._work import fewer_items
 from experiments._arguments import quoted
-from experiments._cli import CONF, mistake_of, plain
+from experiments._cli import CONF, plain
 from experiments._session import session
 from knots.errors import KnotsError
 from knots.pipelines.bench import workshop_for
@@ -60,17 +60,10 @@ def planned(cfg: Any, folder: Path, values: Mapping[str, Sequence[float]]) -> Se
         places.append(f"paths.cache_dir={cfg.cache_dir}")
     grid = [f"model={cfg.model}", f"merge={cfg.merge}", "search=grid", "search.seeds=null", "test_split=null"]
     asked = [*grid, *places, *given, *shlex.split(cfg.overrides)]
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            whole = parse_search(plain(compose("search", [quoted(word) for word in asked])))
-            fewer = fewer_items(whole.merge.suite, cfg["items"])
-            return parse_search(plain(compose("search", [quoted(word) for word in (*asked, *fewer)])))
-    except Exception as error:
-        message = mistake_of(error)
-        if message is None:
-            raise
-        give_up(message)
-        raise
+    with mistakes_in_one_line(), initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = parse_search(plain(compose("search", [quoted(word) for word in asked])))
+        fewer = fewer_items(whole.merge.suite, cfg["items"])
+        return parse_search(plain(compose("search", [quoted(word) for word in (*asked, *fewer)])))
 
 
 def grid(points: int) -> dict[str, list[float]]:

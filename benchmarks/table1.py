@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks._measuring import RESULTS, chosen, give_up, one_of, write_results
+from benchmarks._measuring import RESULTS, chosen, give_up, mistakes_in_one_line, one_of, write_results
 from benchmarks._projection import EXAMPLES, projected
 from benchmarks._stages import ATTACHING, FORWARD, MEASURING, MERGING, STAGES, WAITING, Stages
 from benchmarks._work import Work, fewer_items, work_of
 from experiments._arguments import quoted
-from experiments._cli import CONF, mistake_of, plain
+from experiments._cli import CONF, plain
 from experiments._compose import composer
 from experiments._session import session
 from experiments.reproduce import PUBLISHED
@@ -76,15 +76,9 @@ def planned(cfg: Any, experiment: str, folder: Path, own: Sequence[str] = ()) ->
     if cfg.cache_dir is not None:
         places.append(f"paths.cache_dir={cfg.cache_dir}")
     words = [quoted(word) for word in (f"experiment={experiment}", *places, *own)]
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = plain(compose("reproduce", words))
-            reproduction = parse_experiment(config, composer(config), load_published(PUBLISHED))
-    except Exception as error:
-        message = mistake_of(error)
-        if message is None:
-            raise
-        give_up(message)
+    with mistakes_in_one_line(), initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain(compose("reproduce", words))
+        reproduction = parse_experiment(config, composer(config), load_published(PUBLISHED))
     if not isinstance(reproduction.plan, TablePlan):
         give_up(f"experiment={experiment} is no table, which alone this benchmark counts")
     return reproduction
