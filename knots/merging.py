@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,16 +22,18 @@ from knots.errors import KnotsError, unknown
 from knots.methods import METHODS, Method
 from knots.prepared import Prepared
 from knots.rules import Census, Rule, Session, Site, build_rule, resolve_rule, rule_name
-from knots.rules.dare import Masks, dare, reference_masks, task_masks
+from knots.rules.dare import Masks, dare, kept, reference_masks, task_masks
 from knots.rules.spectral import isotropize as make_isotropic
 from knots.spaces import SPACES, Aligned, align_full, align_knots, align_modules, compress
-from knots.threads import spread
+from knots.threads import one_thread, spread
 from knots.updates import Deferred, LowRank, Update
 
 __all__ = ["METHODS", "Method", "Prepared", "merge", "resolve_rule"]
 
 AT_ONCE = 1 << 27
 """Coordinates of modules that are worked on side by side; 512 MiB."""
+SMALL = 1 << 22
+"""Coordinates of all modules up to which a second thread costs more than it does."""
 
 PART = 1 << 20
 """Coordinates that are multiplied out at once, where a rule takes some rows at a time: what caches hold."""
@@ -120,7 +123,7 @@ def merge(
     recipe |= {**options, **where}
     merged = prepared.recall("merge", recipe)
     if merged is None and prepared.keeps:
-        merged = prepared.keep("merge", recipe, _held(_merged(prepared, updates, built, recipe, None)))
+        merged = prepared.keep("merge", recipe, _merged(prepared, updates, built, recipe, None))
     if merged is None:
         scaled = dict(_merged(prepared, updates, built, recipe, scale))
     else:
@@ -165,13 +168,16 @@ def _merged(
     session = rule.begin(census)
     whole = drop > 0 or grams is not None  # masks and Gram matrices are made for whole modules
     threads = _threads(session, sites, whole=whole) if rule.parallel and str(device) == "cpu" else 1
-    defer = low_rank and rule.by_entry and align is align_full
+    held = prepared.keeps and 4 * sum(math.prod(site.shape) for site in sites.values()) <= HELD
+    defer = low_rank and rule.by_entry and align is align_full and not held
 
     def finish(update: Update) -> Update:
         found = make_isotropic(update) if recipe["isotropize"] else update
         return found if scale is None else found.scaled(scale)
 
-    return _stream(session, sites, coordinates, finish, threads, defer=defer)
+    small = len(tasks) * census.numel <= SMALL
+    with one_thread() if small else nullcontext():
+        return _stream(session, sites, coordinates, finish, threads, defer=defer)
 
 
 def _threads(session: Session, sites: Mapping[str, Site], *, whole: bool) -> int:
@@ -185,14 +191,6 @@ def _threads(session: Session, sites: Mapping[str, Site], *, whole: bool) -> int
         shown = max(rows, columns) if whole else min(rows, _height(session, site))
         needed.append(tasks * shown * columns + rows * columns)
     return AT_ONCE // max(1, *needed)
-
-
-def _held(merged: list[tuple[str, Update]]) -> list[tuple[str, Update]]:
-    """A merge to be read more than once: multiplied out now, where all of it together is not large."""
-    deferred = [update for _, update in merged if isinstance(update, Deferred)]
-    if 4 * sum(math.prod(update.shape) for update in deferred) > HELD:
-        return merged
-    return [(module, update.held()) for module, update in merged]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +245,8 @@ def _stream(
 
     for _ in range(session.rounds):
         spread(observe, sites.values(), threads)
-        session.end_round()
+        with one_thread():  # threads that go on spinning would take a core from the next round
+            session.end_round()
     return spread(merged, sites.values(), threads)
 
 
@@ -291,8 +290,8 @@ def _masks(
     tasks: Sequence[str], aligned: Mapping[str, Aligned], drop: float, seed: int, dare_rng: str
 ) -> Masks:
     if dare_rng == "task":
-        return task_masks(tasks, drop=drop, seed=seed)
-    return reference_masks(tasks, {m: a.shape for m, a in aligned.items()}, drop=drop, seed=seed)
+        return kept(task_masks(tasks, drop=drop, seed=seed))
+    return kept(reference_masks(tasks, {m: a.shape for m, a in aligned.items()}, drop=drop, seed=seed))
 
 
 def _gram_reader(

@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from knots.threads import spread
+from knots.threads import one_thread, spread
 
 
 @pytest.fixture(params=[1, 3])
@@ -52,4 +52,17 @@ def test_an_error_reaches_the_caller_and_threads_are_as_before(threads):
 
     with pytest.raises(ValueError, match="the third"):
         spread(call, range(100))
+    assert torch.get_num_threads() == threads
+
+
+def test_one_thread_holds_within_and_no_longer(threads):
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        assert spread(lambda _: threading.get_ident(), range(3)) == [threading.get_ident()] * 3
+    assert torch.get_num_threads() == threads
+
+
+def test_one_thread_ends_with_an_error(threads):
+    with pytest.raises(ZeroDivisionError), one_thread():
+        divmod(1, 0)
     assert torch.get_num_threads() == threads

@@ -16,6 +16,8 @@ from torch import Tensor
 LOW_BITS = 17
 UPPER_BINS = 1 << (31 - LOW_BITS)
 LOWER_BINS = 1 << LOW_BITS
+SPAN = 1 << 7
+"""Bins that are added up before one of them is looked for."""
 MAGNITUDE = 0x7FFFFFFF
 """All bits but the sign."""
 
@@ -98,16 +100,32 @@ class RadixSelection:
         """Find the bin that holds each task's k-th smallest magnitude."""
         if self._histogram is None:
             return
-        below = self._histogram.cpu().cumsum(dim=1)
+        chosen, before = _bin_of(self._rank, self._histogram.cpu())
         self._histogram = None
-        chosen = (below < self._rank[:, None]).sum(dim=1)
         if self._upper is None:
-            before = below.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0]
-            self._rank = self._rank - torch.where(chosen > 0, before, 0)
+            self._rank = self._rank - before
             self._upper = chosen.to(torch.int32)
         else:
             upper = self._upper.cpu() << LOW_BITS
             self.values = (upper | chosen.to(torch.int32)).view(torch.float32)
+
+
+def _bin_of(rank: Tensor, histogram: Tensor) -> tuple[Tensor, Tensor]:
+    """The bin [T] that holds the `rank`-th number of each row of counts [T, bins]; how many lie before it.
+
+    Looks among the sums of many bins first, for a running sum of all bins takes ten times as long.
+    """
+    spans = histogram.view(len(histogram), -1, SPAN)
+    span, before = _first_reaching(rank, spans.sum(dim=2))
+    within, more = _first_reaching(rank - before, spans[torch.arange(len(spans)), span])
+    return span * SPAN + within, before + more
+
+
+def _first_reaching(rank: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place [T] at which the running sum of counts [T, n] reaches `rank`; the sum before it."""
+    below = counts.cumsum(dim=1)
+    place = (below < rank[:, None]).sum(dim=1)
+    return place, (below - counts).gather(1, place[:, None])[:, 0]
 
 
 def smallest(coords: Tensor, rank: int) -> Tensor:

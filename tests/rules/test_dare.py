@@ -1,8 +1,9 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knots.rules.dare import dare, reference_masks, task_masks
+from knots.rules.dare import dare, kept, reference_masks, task_masks
 
 SHAPE = (5, 6)
 
@@ -33,6 +34,24 @@ def test_reference_masks_replay_one_stream_with_layer_10_before_layer_2():
                 torch.randint(2, shapes[module])
                 expected = torch.empty(shapes[module]).bernoulli_(0.7)
                 assert torch.equal(masks(module, shapes[module])[task], expected)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (3, 8), (0, 4), (1, 1)])
+def test_kept_masks_are_drawn_once_and_stay_the_same(shape):
+    drawn = []
+
+    def draw(module, shape):
+        drawn.append(module)
+        return task_masks(["a", "b"], drop=0.4, seed=1)(module, shape)
+
+    masks = kept(draw)
+    first = {module: masks(module, shape) for module in "mn"}
+    again = {module: masks(module, shape) for module in "nm"}
+    for module in "mn":
+        assert torch.equal(first[module], task_masks(["a", "b"], drop=0.4, seed=1)(module, shape))
+        assert torch.equal(again[module], first[module])
+        assert again[module].dtype == torch.float32
+    assert drawn == ["m", "n"]
 
 
 def test_drawing_masks_leaves_the_global_generator_alone():
