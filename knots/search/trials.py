@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knots.errors import unknown
+from knots.errors import KnotsError, unknown
 from knots.evaluation import EvaluationResult
 from knots.evaluation.metrics import HITS
 
@@ -70,7 +70,7 @@ def value_of(trial: Trial, metric: str, references: Mapping[str, float] | None =
         references: task -> fine-tuned accuracy in percent, for "normalized".
 
     Raises:
-        KnotsError: the metric is unknown.
+        KnotsError: the metric is unknown, or a reference to divide by is zero.
     """
     if metric not in METRICS:
         raise unknown("search metric", metric, METRICS)
@@ -81,5 +81,11 @@ def value_of(trial: Trial, metric: str, references: Mapping[str, float] | None =
     accuracies = {task: 100 * right / trial.n[task] for task, right in trial.correct.items() if trial.n[task]}
     if metric == "normalized":
         assert references is not None
+        zero = [task for task in accuracies if references[task] == 0]
+        if zero:
+            raise KnotsError(
+                f"search metric 'normalized': the accuracy to divide by is 0 for {', '.join(zero)}; take "
+                f"more validation items, or search.metric=accuracy"
+            )
         accuracies = {task: 100 * found / references[task] for task, found in accuracies.items()}
     return sum(accuracies.values()) / max(1, len(accuracies))

@@ -24,3 +24,8 @@ def test_a_task_without_items_does_not_count():
 def test_an_unknown_metric_is_named_with_those_there_are():
     with pytest.raises(KnotsError, match=r"hits@2.*normalized"):
         value_of(TRIAL, "hits@2")
+
+
+def test_a_reference_of_zero_is_named():
+    with pytest.raises(KnotsError, match=r"is 0 for b; .*search\.metric=accuracy"):
+        value_of(TRIAL, "normalized", {"a": 80.0, "b": 0.0})
