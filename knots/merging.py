@@ -42,8 +42,8 @@ TASK_PART = 1 << 16
 LARGEST_PART = 6 << 20
 """Coordinates that are, at most: from 32 MiB on glibc has the system map new memory for each part."""
 
-HELD = 1 << 31
-"""Bytes of dense merges that `Prepared` keeps multiplied out; larger ones are computed at each reading."""
+HELD = 1 << 30
+"""Bytes of a dense merge of low-rank updates that are held; a larger one is computed at each reading."""
 
 
 def merge(
@@ -98,8 +98,9 @@ def merge(
 
     Returns:
         An adapter whose updates are low-rank where the space and the rule allow it, and dense otherwise;
-        it carries every task's head as `<task>.weight`. Where `sum` or `ties` make a dense update of low-rank
-        ones, its matrix is computed from them whenever it is read (`knots.updates.Deferred`).
+        it carries every task's head as `<task>.weight`. Where `sum` or `ties` make dense updates of low-rank
+        ones, and all of them take more than 1 GiB, each matrix is computed from its factors whenever it is
+        read (`knots.updates.Deferred`).
 
     Raises:
         KnotsError: an option is out of range or not taken by the rule; adapters share no module or differ
@@ -168,8 +169,8 @@ def _merged(
     session = rule.begin(census)
     whole = drop > 0 or grams is not None  # masks and Gram matrices are made for whole modules
     threads = _threads(session, sites, whole=whole) if rule.parallel and str(device) == "cpu" else 1
-    held = prepared.keeps and 4 * sum(math.prod(site.shape) for site in sites.values()) <= HELD
-    defer = low_rank and rule.by_entry and align is align_full and not held
+    large = 4 * sum(math.prod(site.shape) for site in sites.values()) > HELD
+    defer = low_rank and rule.by_entry and align is align_full and large
 
     def finish(update: Update) -> Update:
         found = make_isotropic(update) if recipe["isotropize"] else update

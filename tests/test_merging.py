@@ -349,15 +349,21 @@ DEFERRED = {
 
 @pytest.mark.parametrize("name", DEFERRED)
 @pytest.mark.parametrize("trim", ["model", "module"])
-def test_dense_merges_of_low_rank_adapters_are_computed_when_they_are_read(name, trim, tmp_path):
+def test_large_dense_merges_of_low_rank_adapters_are_computed_when_they_are_read(
+    name, trim, tmp_path, monkeypatch
+):
     adapters = random_adapters(0)
     options = {**METHODS[name], **DEFERRED[name], "scale": 0.5, "trim": trim, "weights": [1, 2, 1]}
+    held = knots.merge(adapters, **options)
+    monkeypatch.setattr("knots.merging.HELD", 0)
     merged = knots.merge(adapters, **options)
     full = [replace(a, updates={m: Dense(u.dense()) for m, u in a.updates.items()}) for a in adapters]
     at_once = knots.merge(full, **options)
     for module, update in merged.updates.items():
         assert isinstance(update, Deferred)
         assert not isinstance(at_once.updates[module], Deferred)
+        assert not isinstance(held.updates[module], Deferred)
+        assert torch.equal(update.dense(), held.updates[module].dense())
         assert torch.equal(update.dense(), at_once.updates[module].dense())
         assert torch.equal(update.dense(), update.dense())
     knots.save_adapter(merged, tmp_path / "whole")

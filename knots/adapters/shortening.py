@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from knots.linalg import leading_basis
 from knots.randomness import named_generator
+from knots.threads import spread
 from knots.updates import Dense, LowRank, Update, update_svd
+
+AT_ONCE = 1 << 24
+"""Numbers of the updates that are decomposed side by side; with all that is between, some 50 bytes each."""
 
 KRYLOV_SIDE = 2048
 """From this side on a few leading triples take less time by themselves: 15 s -> 3 s at 4096 on two cores."""
@@ -63,24 +67,33 @@ def shorten_all(
 ) -> tuple[dict[str, Update], float]:
     """Every update by `shorten`; and the Frobenius norm of all that was cut over that of all updates.
 
-    Each is held only in its turn. A dense one that is computed whenever it is read, and stays as it is, is
-    computed again by who reads it next.
+    Several are worked on side by side as long as they are small. One that is computed whenever it is read is
+    held only in its turn, and computed again by who reads it next if it stays as it is.
 
     Args:
         updates: dW [O, I] by module name.
         max_rank: see `shorten`.
         check: called with every module's name and update before it is shortened.
     """
-    short: dict[str, Update] = {}
-    cut = total = 0.0
-    for module, update in updates.items():
+
+    def one(item: tuple[str, Update]) -> Shortened:
+        module, update = item
         held = update.held()
         if check is not None:
             check(module, held)
         part = shorten(held, max_rank)
-        short[module] = update if part.update is held else part.update
-        cut, total = cut + part.cut, total + part.total
+        return replace(part, update=update) if part.update is held else part
+
+    largest = max(map(_numbers, updates.values()), default=0)
+    parts = spread(one, updates.items(), AT_ONCE // (1 + largest))
+    cut, total = sum(part.cut for part in parts), sum(part.total for part in parts)
+    short = {module: part.update for module, part in zip(updates, parts, strict=True)}
     return short, math.sqrt(cut / total) if total > 0 else 0.0
+
+
+def _numbers(update: Update) -> int:
+    """How many numbers an update has: of its factors, or of the matrix."""
+    return update.b.numel() + update.a.numel() if isinstance(update, LowRank) else math.prod(update.shape)
 
 
 def rounding(rank: int) -> float:

@@ -74,19 +74,7 @@ def evaluate(
         KnotsError: an unknown mode, protocol or split, a suite that the model does not take or that has no
             such mode, an adapter or a head that does not fit, or a trainer that cannot be used.
     """
-    if mode not in MODES:
-        raise unknown("evaluation mode", mode, MODES)
-    if protocol not in PROTOCOLS:
-        raise unknown("evaluation protocol", protocol, PROTOCOLS)
-    if batch_size is None and suite.modality == "vision":
-        raise KnotsError("images need a batch size")
-    if batch_size is not None and batch_size < 1:
-        raise KnotsError(f"the batch size must be at least 1, got {batch_size}")
-    if trainer.precision != "32-true":
-        raise KnotsError(
-            f"the trainer has precision {trainer.precision!r}, but the precision of an evaluation is part "
-            "of its protocol: use a trainer in precision '32-true'"
-        )
+    _check(suite, mode, protocol, batch_size, trainer)
     if suite.modality == "language":
         mode = own_mode(suite, mode)
     settings = Settings(mode, protocol, split, Path(cache_dir), batch_size, reading, kept)
@@ -110,6 +98,23 @@ def evaluate(
             module.result.unscored,
         )
     return module.result
+
+
+def _check(suite: Suite, mode: str, protocol: str, batch_size: int | None, trainer: L.Trainer) -> None:
+    """Raise unless an evaluation can be done with these."""
+    if mode not in MODES:
+        raise unknown("evaluation mode", mode, MODES)
+    if protocol not in PROTOCOLS:
+        raise unknown("evaluation protocol", protocol, PROTOCOLS)
+    if batch_size is None and suite.modality == "vision":
+        raise KnotsError("images need a batch size")
+    if batch_size is not None and batch_size < 1:
+        raise KnotsError(f"the batch size must be at least 1, got {batch_size}")
+    if trainer.precision != "32-true":
+        raise KnotsError(
+            f"the trainer has precision {trainer.precision!r}, but the precision of an evaluation is part "
+            "of its protocol: use a trainer in precision '32-true'"
+        )
 
 
 def own_mode(suite: Suite, mode: str) -> str:
