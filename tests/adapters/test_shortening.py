@@ -134,7 +134,10 @@ def test_large_matrices_are_shortened_as_small_ones(
 
 
 @pytest.mark.parametrize("max_rank", [None, 2])
-def test_updates_that_are_computed_when_read_are_held_one_at_a_time(max_rank: int | None) -> None:
+def test_updates_that_are_computed_when_read_are_read_once(
+    max_rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortening, "AT_ONCE", 0)  # in their turn, so that the order can be told
     reads: list[str] = []
     checked: list[str] = []
 
@@ -153,3 +156,21 @@ def test_updates_that_are_computed_when_read_are_held_one_at_a_time(max_rank: in
     assert short["b"].rank == 0
     assert short["c"] is updates["c"]
     assert (cost > 0) == (max_rank is not None)
+
+
+@pytest.mark.parametrize("max_rank", [None, 2])
+def test_side_by_side_as_one_after_the_other(max_rank: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = {f"m{seed}": random(6, 5, 1 + seed % 4, seed=seed) for seed in range(12)}
+    updates |= {f"d{seed}": Dense(random(6, 5, 3, seed=seed).dense()) for seed in range(4)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        short, cost = shorten_all(updates, max_rank)
+        monkeypatch.setattr(shortening, "AT_ONCE", 0)
+        in_turn, cost_in_turn = shorten_all(updates, max_rank)
+    finally:
+        torch.set_num_threads(before)
+    assert list(short) == list(in_turn) == list(updates)
+    for module, update in short.items():
+        assert_close(update.dense(), in_turn[module].dense(), rtol=1e-5, atol=1e-6)
+    assert cost == pytest.approx(cost_in_turn)
