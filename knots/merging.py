@@ -169,8 +169,7 @@ def _merged(
     session = rule.begin(census)
     whole = drop > 0 or grams is not None  # masks and Gram matrices are made for whole modules
     threads = _threads(session, sites, whole=whole) if rule.parallel and str(device) == "cpu" else 1
-    large = 4 * sum(math.prod(site.shape) for site in sites.values()) > HELD
-    defer = low_rank and rule.by_entry and align is align_full and large
+    defer = low_rank and rule.by_entry and align is align_full and 4 * census.numel > HELD
 
     def finish(update: Update) -> Update:
         found = make_isotropic(update) if recipe["isotropize"] else update
