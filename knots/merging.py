@@ -25,7 +25,7 @@ from knots.rules import Census, Rule, Session, Site, build_rule, resolve_rule, r
 from knots.rules.dare import Masks, dare, kept, reference_masks, task_masks
 from knots.rules.spectral import isotropize as make_isotropic
 from knots.spaces import SPACES, Aligned, align_full, align_knots, align_modules, compress
-from knots.threads import one_thread, spread
+from knots.threads import spread, torch_threads
 from knots.updates import Deferred, LowRank, Update
 
 __all__ = ["METHODS", "Method", "Prepared", "merge", "resolve_rule"]
@@ -176,7 +176,7 @@ def _merged(
         return found if scale is None else found.scaled(scale)
 
     small = len(tasks) * census.numel <= SMALL
-    with one_thread() if small else nullcontext():
+    with torch_threads(1) if small else nullcontext():
         return _stream(session, sites, coordinates, finish, threads, defer=defer)
 
 
@@ -245,7 +245,7 @@ def _stream(
 
     for _ in range(session.rounds):
         spread(observe, sites.values(), threads)
-        with one_thread():  # threads that go on spinning would take a core from the next round
+        with torch_threads(1):  # threads that go on spinning would take a core from the next round
             session.end_round()
     return spread(merged, sites.values(), threads)
 

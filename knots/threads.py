@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """What is computed within has one thread, and leaves none behind that spins while it waits for more."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many threads within; with one, none is left behind that spins as it waits."""
     available = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from knots import METHODS, Adapter, Dense, KnotsError, LowRank
 from knots.randomness import named_generator
 from knots.rules import RULES
 from knots.spaces import SPACES
+from knots.threads import torch_threads
 from knots.updates import Deferred
 from tests import reference
 from tests.adapters.conftest import adapt, build, peft_deltas
@@ -201,16 +202,13 @@ def test_prepared_adapters_are_aligned_once_and_scaled_by_one_multiplication(mon
 @pytest.mark.parametrize("dare_rng", ["task", "reference"])
 def test_the_number_of_threads_changes_no_bit(name, dare_rng, monkeypatch):
     monkeypatch.setattr("knots.merging.SMALL", 0)  # these adapters would be left to one thread
-    adapters, before = random_adapters(0), torch.get_num_threads()
+    adapters = random_adapters(0)
     options = {"dare_rng": dare_rng} if "drop" in METHODS[name].takes else {}
     merges = []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
+    for threads in (1, 3):
+        with torch_threads(threads):
             merged = run_method(name, adapters, **options)
             merges.append([update.dense() for update in merged.updates.values()])
-    finally:
-        torch.set_num_threads(before)
     assert all(map(torch.equal, *merges))
 
 

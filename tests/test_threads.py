@@ -3,16 +3,14 @@ import threading
 import pytest
 import torch
 
-from knots.threads import one_thread, spread
+from knots.threads import spread, torch_threads
 
 
 @pytest.fixture(params=[1, 3])
 def threads(request):
     """Torch computes with so many threads during a test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
 
 
 def test_results_are_in_the_order_of_the_items(threads):
@@ -55,14 +53,14 @@ def test_an_error_reaches_the_caller_and_threads_are_as_before(threads):
     assert torch.get_num_threads() == threads
 
 
-def test_one_thread_holds_within_and_no_longer(threads):
-    with one_thread():
+def test_a_number_of_threads_holds_within_and_no_longer(threads):
+    with torch_threads(1):
         assert torch.get_num_threads() == 1
         assert spread(lambda _: threading.get_ident(), range(3)) == [threading.get_ident()] * 3
     assert torch.get_num_threads() == threads
 
 
-def test_one_thread_ends_with_an_error(threads):
-    with pytest.raises(ZeroDivisionError), one_thread():
+def test_a_number_of_threads_ends_with_an_error(threads):
+    with pytest.raises(ZeroDivisionError), torch_threads(1):
         divmod(1, 0)
     assert torch.get_num_threads() == threads

@@ -85,7 +85,7 @@ def value_of(trial: Trial, metric: str, references: Mapping[str, float] | None =
         if zero:
             raise KnotsError(
                 f"search metric 'normalized': the accuracy to divide by is 0 for {', '.join(zero)}; take "
-                f"more validation items, or search.metric=accuracy"
+                "more validation items, or search.metric=accuracy"
             )
         accuracies = {task: 100 * found / references[task] for task, found in accuracies.items()}
     return sum(accuracies.values()) / max(1, len(accuracies))

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from knots.adapters import shortening
 from knots.adapters.shortening import full_rank_square, shorten, shorten_all
+from knots.threads import torch_threads
 from knots.updates import Deferred, Dense, LowRank
 
 
@@ -162,14 +163,10 @@ def test_updates_that_are_computed_when_read_are_read_once(
 def test_side_by_side_as_one_after_the_other(max_rank: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     updates = {f"m{seed}": random(6, 5, 1 + seed % 4, seed=seed) for seed in range(12)}
     updates |= {f"d{seed}": Dense(random(6, 5, 3, seed=seed).dense()) for seed in range(4)}
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         short, cost = shorten_all(updates, max_rank)
         monkeypatch.setattr(shortening, "AT_ONCE", 0)
         in_turn, cost_in_turn = shorten_all(updates, max_rank)
-    finally:
-        torch.set_num_threads(before)
     assert list(short) == list(in_turn) == list(updates)
     for module, update in short.items():
         assert_close(update.dense(), in_turn[module].dense(), rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from knots.rules import selection
 from knots.rules.selection import RadixSelection, smallest
-from knots.threads import spread
+from knots.threads import spread, torch_threads
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, 1.0000001])
@@ -53,15 +53,11 @@ def test_blocks_change_nothing(values, rank, block):
 
 def test_threads_may_count_at_the_same_time(generator):
     modules = [torch.randn(2, 5000, generator=generator) for _ in range(12)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
+    with torch_threads(4):
         chosen = RadixSelection(2, 40_000)
         for _ in range(RadixSelection.rounds):
             spread(chosen.count, modules)
             chosen.end_round()
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(chosen.values, smallest(torch.cat(modules, dim=1), 40_000))
 
 
