@@ -43,7 +43,7 @@ def held(adapter: knots.Adapter) -> Iterator[tuple[str, Update]]:
 
 
 def in_memory(name: str) -> Case:
-    """Dense merges are computed when they are read; here they are read."""
+    """Large dense merges are computed when they are read; here all are read."""
 
     def merge(work: Work, adapters: list[knots.Adapter]) -> list[tuple[str, Update]]:
         return list(held(merged(work, adapters, name)))

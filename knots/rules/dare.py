@@ -41,7 +41,7 @@ def reference_masks(
 
     One stream from `seed`: tasks outer, modules in lexicographic order of their parameter names (layer 10
     before layer 2); for each of them a random integer matrix that is thrown away, then the mask. The
-    generator's state before every mask is kept (5 KB each), so that any mask can be drawn again.
+    generator's state before every mask is kept (5 KB each), so that masks can be drawn module by module.
 
     Args:
         tasks: T task names in the order of the reference.
